@@ -1,0 +1,422 @@
+"""A folder with anyone's own recording: ``rig.json``, ``ego.csv`` and images or videos of one or more cameras.
+
+Strict about structure, lenient about single rows and frames: what is damaged is masked invalid, and `health` names it.
+
+    rig.json                            cameras: name -> width, height, intrinsics, translation_m, rotation_wxyz
+    ego.csv                             timestamp_us,x_m,y_m,[z_m,roll_rad,pitch_rad,]yaw_rad[,speed_mps,...]
+    frames/<camera>/<timestamp_us>.jpg  or .png; or frames/<camera>.mp4 with frames/<camera>_timestamps_us.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from drive_wm.datasets.sources import nearest
+from drive_wm.geometry import pose_from_quaternion, resample_polyline, rotation_from_rpy
+from drive_wm.types import (
+    SPLITS,
+    ByteArray,
+    Camera,
+    FloatArray,
+    FrameError,
+    Frames,
+    InputError,
+    IntArray,
+    Log,
+    Poses,
+    Rig,
+)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+REQUIRED_COLUMNS = ("timestamp_us", "x_m", "y_m", "yaw_rad")
+OPTIONAL_COLUMNS = ("z_m", "roll_rad", "pitch_rad", "speed_mps", "accel_mps2", "yaw_rate_radps")
+REPORTED_COLUMNS = ("speed_mps", "yaw_rate_radps", "yaw_rad")
+MAX_IMAGE_SIDE = 16_384
+MAX_TIMESTAMP_US = 2**62
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+TAIL_BYTES = 4096  # cameras pad their JPEGs; the end marker is looked for in this many last bytes
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+
+def probe_image(path: Path) -> None:
+    """Raises FrameError where an image is missing, empty or cut off; reads only its two ends."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL_BYTES))
+            tail = file.read()
+    except OSError as error:
+        raise FrameError(f"image {path.name}: missing or unreadable ({error.strerror})") from error
+    if head.startswith(JPEG_START):
+        whole = JPEG_END in tail
+    elif head.startswith(PNG_START):
+        whole = PNG_END in tail
+    else:
+        raise FrameError(f"image {path.name}: neither JPEG nor PNG ({size} bytes)")
+    if not whole:
+        raise FrameError(f"image {path.name}: truncated, its end is missing ({size} bytes)")
+
+
+def read_image(path: Path) -> ByteArray:
+    """(H, W, 3) uint8 RGB; raises FrameError. A cut-off JPEG is refused: OpenCV would fill the rest with grey."""
+    probe_image(path)
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FrameError(f"image {path.name}: cannot be decoded")
+    rgb: ByteArray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return rgb
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image in a file of its own."""
+
+    path: Path
+
+    def probe(self) -> None:
+        probe_image(self.path)
+
+    def read(self) -> ByteArray:
+        return read_image(self.path)
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """The frame ``index``, in the order of display, of a video."""
+
+    path: Path
+    index: int
+
+    def probe(self) -> None:
+        count = len(video_pts(self.path))
+        if self.index >= count:
+            raise FrameError(f"video {self.path.name}: has {count} frames, frame {self.index} is missing")
+
+    def read(self) -> ByteArray:
+        self.probe()
+        return read_video_frame(self.path, video_pts(self.path)[self.index])
+
+
+def import_av() -> Any:
+    """PyAV, or an InputError that says how to install it."""
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(f"reading videos needs PyAV ({error}): pip install av") from error
+    return av
+
+
+@lru_cache(maxsize=64)
+def video_pts(path: Path) -> tuple[int, ...]:
+    """The presentation times of a video's frames in its own time base, sorted; nothing is decoded."""
+    av = import_av()
+    try:
+        with av.open(str(path)) as container:
+            return tuple(sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None))
+    except (av.FFmpegError, IndexError) as error:
+        raise FrameError(f"video {path.name}: cannot be opened ({error})") from error
+
+
+def read_video_frame(path: Path, pts: int) -> ByteArray:
+    """(H, W, 3) uint8 RGB at a presentation time. Opened anew each time: no state to share between processes."""
+    av = import_av()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            container.seek(pts, stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.pts >= pts:
+                    return frame.to_ndarray(format="rgb24")
+    except av.FFmpegError as error:
+        raise FrameError(f"video {path.name}: cannot be decoded at {pts} ({error})") from error
+    raise FrameError(f"video {path.name}: truncated before {pts}")
+
+
+class RecordedFrames:
+    """`Frames` over files: camera -> time -> where its image is. Sizes are those of the rig."""
+
+    rendered = False
+
+    def __init__(self, rig: Rig, images: Mapping[str, Mapping[int, ImageFile | VideoFrame]]) -> None:
+        self.rig, self.images = rig, {camera: dict(images.get(camera, {})) for camera in rig.names}
+        self._times = {camera: np.array(sorted(at), dtype=np.int64) for camera, at in self.images.items()}
+
+    def timestamps_us(self, camera: str) -> IntArray:
+        self.rig.camera(camera)
+        return self._times[camera]
+
+    def _find(self, camera: str, timestamp_us: int) -> ImageFile | VideoFrame:
+        self.rig.camera(camera)
+        image = self.images[camera].get(int(timestamp_us))
+        if image is None:
+            raise FrameError(f"camera {camera}: no image at {int(timestamp_us)}")
+        return image
+
+    def probe(self, camera: str, timestamp_us: int) -> None:
+        """Raises FrameError where the image is missing or cut off, without decoding it."""
+        self._find(camera, timestamp_us).probe()
+
+    def read(self, camera: str, timestamp_us: int) -> ByteArray:
+        image, expected = self._find(camera, timestamp_us).read(), self.rig.camera(camera)
+        if image.shape[:2] != (expected.height, expected.width):
+            raise FrameError(f"camera {camera} at {int(timestamp_us)}: image is {image.shape[1]} x {image.shape[0]}, "
+                             f"the rig says {expected.width} x {expected.height}")
+        return image
+
+
+# --- rig.json -----------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or InputError with the line."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def camera_from_json(name: str, value: Any) -> Camera:
+    """One camera of rig.json; raises InputError naming the field."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise InputError(f"camera {name!r}: use letters, digits, '_', '-' and '.', for it names a folder")
+    fields = {"width": (), "height": (), "intrinsics": (3, 3), "translation_m": (3,), "rotation_wxyz": (4,)}
+    missing = [field for field in fields if not isinstance(value, dict) or field not in value]
+    if missing:
+        raise InputError(f"camera {name}: {', '.join(missing)} missing")
+    arrays = {}
+    for field, shape in fields.items():
+        try:
+            arrays[field] = np.array(value[field], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"camera {name}: {field} is not made of numbers ({error})") from error
+        if arrays[field].shape != shape or not np.isfinite(arrays[field]).all():
+            raise InputError(f"camera {name}: {field} must be finite of shape {shape}, got shape {arrays[field].shape}")
+    width, height = int(arrays["width"]), int(arrays["height"])
+    if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE):
+        raise InputError(f"camera {name}: size {width} x {height}, expected 1 to {MAX_IMAGE_SIDE} pixels a side")
+    if min(arrays["intrinsics"][0, 0], arrays["intrinsics"][1, 1]) <= 0:
+        raise InputError(f"camera {name}: focal lengths must be positive pixels")
+    rig_from_camera = pose_from_quaternion(arrays["translation_m"], arrays["rotation_wxyz"])
+    return Camera(name, width, height, arrays["intrinsics"], rig_from_camera)
+
+
+def read_rig(path: Path) -> tuple[Rig, dict[str, Any]]:
+    """The rig and the whole of rig.json; every error names the file."""
+    value = read_json(path)
+    cameras = value.get("cameras")
+    if not isinstance(cameras, dict) or not cameras:
+        raise InputError(f"{path}: expected 'cameras': {{name: {{width, height, intrinsics, ...}}}}")
+    try:
+        built = tuple(camera_from_json(name, camera) for name, camera in cameras.items())
+        rig = Rig(str(value.get("name", path.parent.name)), built)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return rig, value
+
+
+# --- ego.csv ------------------------------------------------------------------------------------------------------
+
+
+def increasing(times: IntArray) -> IntArray:
+    """Indices of the longest strictly increasing run through ``times``: dropping the rest drops the fewest rows."""
+    tails: list[int] = []
+    tail_index: list[int] = []
+    before = np.full(len(times), -1, dtype=np.int64)
+    for i, value in enumerate(times.tolist()):
+        at = bisect_left(tails, value)
+        before[i] = tail_index[at - 1] if at else -1
+        tails[at:at + 1], tail_index[at:at + 1] = [value], [i]
+    kept, i = [], tail_index[-1] if tail_index else -1
+    while i >= 0:
+        kept.append(i)
+        i = int(before[i])
+    return np.array(kept[::-1], dtype=np.int64)
+
+
+def number(text: str | None) -> float:
+    """A cell as a number; empty or not a number gives NaN, which masks the row."""
+    try:
+        return float(text) if text else np.nan
+    except ValueError:
+        return np.nan
+
+
+def timestamp(text: str | None) -> int:
+    """A cell as whole microseconds, exactly; -1 where it is none."""
+    try:
+        return int(text or "")
+    except ValueError:
+        value = number(text)
+        return round(value) if np.isfinite(value) and abs(value) < MAX_TIMESTAMP_US else -1
+
+
+def read_table(path: Path) -> dict[str, list[str | None]]:
+    """The columns of a CSV file with a header; raises InputError where one that is required is missing."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = [str(name).strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = header
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    for column in REQUIRED_COLUMNS:
+        if column not in header:
+            raise InputError(f"{path}: no column {column!r}{nearest(column, header)}")
+    return {column: [row.get(column) for row in rows] for column in header}
+
+
+def reported(values: FloatArray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def read_ego(path: Path) -> tuple[Poses, dict[str, Any]]:
+    """The rig's poses, and what `health` needs to judge them: the columns as reported, and the lines dropped.
+
+    A row with a NaN is kept with valid False; a row whose time does not increase is dropped. No valid row: InputError.
+    """
+    table = read_table(path)
+    raw_times = np.array([timestamp(text) for text in table["timestamp_us"]], dtype=np.int64)
+    readable = np.flatnonzero((raw_times >= 0) & (raw_times < MAX_TIMESTAMP_US))
+    kept = readable[increasing(raw_times[readable])]
+    columns = {name: np.array([number(text) for text in table[name]], dtype=np.float64)[kept]
+               for name in (*REQUIRED_COLUMNS[1:], *OPTIONAL_COLUMNS) if name in table}
+    attitude = {name: np.zeros(len(kept)) for name in ("z_m", "roll_rad", "pitch_rad")}
+    for name in attitude.keys() & columns.keys():  # an empty cell is 0, a written NaN is damage
+        empty = np.array([not table[name][i] for i in kept], dtype=bool)
+        attitude[name] = np.where(empty, 0.0, columns[name])
+    parts = {**columns, **attitude}
+    pose = np.stack([parts[name] for name in ("x_m", "y_m", "z_m", "roll_rad", "pitch_rad", "yaw_rad")], -1)
+    valid = np.isfinite(pose).all(1)
+    if not valid.any():
+        raise InputError(f"{path}: none of its {len(raw_times)} rows is a valid pose; "
+                         f"expected numbers in {', '.join(REQUIRED_COLUMNS)}")
+    pose = pose[nearest_valid(valid)]
+    world_from_body = np.tile(np.eye(4), (len(kept), 1, 1))
+    world_from_body[:, :3, 3], world_from_body[:, :3, :3] = pose[:, :3], rotation_from_rpy(*pose[:, 3:].T)
+    dropped = sorted(set(range(len(raw_times))) - set(kept.tolist()))
+    facts = {"dropped_rows": len(dropped), "dropped_lines": [i + 2 for i in dropped[:5]],
+             "reported": {name: reported(columns[name]) for name in REPORTED_COLUMNS if name in columns}}
+    return Poses(raw_times[kept], world_from_body, valid), facts
+
+
+def nearest_valid(valid: FloatArray) -> IntArray:
+    """For each row the index of a valid one, itself where it is: masked rows still hold a finite pose."""
+    known = np.flatnonzero(valid)
+    return known[np.clip(np.searchsorted(known, np.arange(len(valid)), side="right") - 1, 0, None)]
+
+
+# --- frames -------------------------------------------------------------------------------------------------------
+
+
+def list_images(folder: Path) -> dict[int, ImageFile | VideoFrame]:
+    """time -> image of one camera's folder; a name that is no time raises InputError."""
+    images: dict[int, ImageFile | VideoFrame] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if not re.fullmatch(r"\d{1,18}", path.stem):
+            raise InputError(f"{path}: expected an image named by its time, <timestamp_us>{path.suffix}")
+        if int(path.stem) in images:
+            raise InputError(f"{path}: two images of one camera at the same time")
+        images[int(path.stem)] = ImageFile(path)
+    return images
+
+
+def list_video(path: Path) -> dict[int, ImageFile | VideoFrame]:
+    """time -> frame of one camera's video, from the times beside it."""
+    times_path = path.with_name(f"{path.stem}_timestamps_us.csv")
+    if not times_path.is_file():
+        raise InputError(f"{path}: needs {times_path.name} beside it, one time a line in the order of the frames")
+    text = times_path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.split(",")[0].strip() for line in text.splitlines() if line.strip()]
+    lines = lines[1:] if lines and timestamp(lines[0]) < 0 else lines
+    times = [timestamp(line) for line in lines]
+    if not times or min(times) < 0 or len(set(times)) != len(times):
+        raise InputError(f"{times_path}: expected one different whole number of microseconds a line")
+    return {time: VideoFrame(path, i) for i, time in enumerate(times)}
+
+
+def find_frames(folder: Path, rig: Rig) -> RecordedFrames:
+    """The images of a drive folder; a camera that rig.json does not have raises InputError naming it."""
+    root = folder / "frames"
+    if not root.is_dir():
+        raise InputError(f"{folder}: no folder 'frames'; expected frames/<camera>/<timestamp_us>.jpg")
+    images: dict[str, dict[int, ImageFile | VideoFrame]] = {}
+    for path in sorted([*root.iterdir(), *folder.glob("*.mp4")]):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() == ".mp4"):
+            continue
+        name = path.name if path.is_dir() else path.stem
+        if name not in rig.names:
+            raise InputError(f"{path}: rig.json has no camera {name!r}{nearest(name, list(rig.names))}")
+        if name in images:
+            raise InputError(f"{path}: camera {name} has both a folder of images and a video; keep one")
+        images[name] = list_images(path) if path.is_dir() else list_video(path)
+    if not any(images.values()):
+        raise InputError(f"{root}: holds no image; expected <camera>/<timestamp_us>.jpg of {', '.join(rig.names)}")
+    return RecordedFrames(rig, images)
+
+
+def driven_route(ego: Poses, extend_m: float = 60.0, spacing_m: float = 1.0) -> list[list[float]]:
+    """The path that was driven, and ``extend_m`` more along its last heading: [[x, y], ...] in the world frame."""
+    points = ego.world_from_body[ego.valid][:, :2, 3]
+    heading = ego.world_from_body[ego.valid][-1][:2, 0]
+    steps = [points[0]]
+    for point in points[1:]:
+        if np.linalg.norm(point - steps[-1]) >= spacing_m / 2:
+            steps.append(point)
+    end = steps[-1] + max(extend_m, 1e-3) * heading / max(float(np.linalg.norm(heading)), 1e-9)
+    return np.round(resample_polyline(np.array([*steps, end]), spacing_m), 3).tolist()
+
+
+class DriveFolderSource:
+    """One drive folder, or a folder of drive folders."""
+
+    kind = "drive_folder"
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise InputError(f"{self.path}: expected a folder with rig.json, or a folder of such folders")
+        whole = (self.path / "rig.json").is_file()
+        folders = [self.path.resolve()] if whole else sorted(p.parent for p in self.path.glob("*/rig.json"))
+        if not folders:
+            raise InputError(f"{self.path}: neither it nor a folder in it has a rig.json")
+        self.folders = {folder.name: folder for folder in folders}
+
+    def log_ids(self) -> list[str]:
+        return list(self.folders)
+
+    def load(self, log_id: str) -> Log:
+        """The drive; raises InputError for a broken structure, never for a single damaged row or image."""
+        if log_id not in self.folders:
+            raise InputError(f"{self.path}: no drive {log_id!r}{nearest(log_id, self.log_ids())}")
+        folder = self.folders[log_id]
+        rig, described = read_rig(folder / "rig.json")
+        ego, facts = read_ego(folder / "ego.csv")
+        frames: Frames = find_frames(folder, rig)
+        split = described.get("split", "train")
+        if split not in SPLITS:
+            raise InputError(f"{folder / 'rig.json'}: split {split!r}, expected one of {', '.join(SPLITS)}")
+        words: dict[str, Any] = {key: str(described[key]) for key in ("source", "calibration") if key in described}
+        return Log(id=log_id, source=self.kind, rig=rig, ego=ego, frames=frames, split=split,
+                   licence=str(described.get("licence", "unknown")), location=str(described.get("location", "unknown")),
+                   metadata={**words, **facts, "route": driven_route(ego)})

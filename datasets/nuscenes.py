@@ -1,0 +1,284 @@
+"""nuScenes in: every scene a Log, through the real nuscenes-devkit; the real cities and the sets that we write alike.
+
+Scenes that we wrote carry extras (``nuscenes_extras``) and come back whole; a foreign scene has what its tables hold:
+six cameras or any number, ego poses of every sensor, annotations, and the map expansion where it is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drive_wm.datasets.drive_folder import ImageFile, RecordedFrames
+from drive_wm.datasets.nuscenes_extras import SceneExtras, TrackExtras, read_extras
+from drive_wm.datasets.nuscenes_map import read_expansion
+from drive_wm.datasets.nuscenes_names import CATEGORY_OF, TABLES, token
+from drive_wm.datasets.sources import nearest
+from drive_wm.geometry import pose_from_quaternion
+from drive_wm.types import (
+    SPLITS,
+    Camera,
+    FloatArray,
+    InputError,
+    IntArray,
+    Log,
+    Look,
+    Poses,
+    Rig,
+    RoadMap,
+    Signal,
+    Text,
+    Track,
+)
+
+LICENCE = "CC BY-NC-SA 4.0 with the nuScenes terms of use (non-commercial)"
+MAP_MARGIN_M = 120.0
+MAX_VELOCITY_GAP_US = 1_500_000  # as the devkit's box_velocity
+
+
+def _devkit() -> Any:
+    try:
+        from nuscenes.nuscenes import NuScenes
+    except ImportError as error:
+        raise InputError(f"reading nuScenes needs its devkit ({error}): pip install nuscenes-devkit") from error
+    return NuScenes
+
+
+def find_version(path: str | Path) -> tuple[Path, str]:
+    """ROOT or ROOT@VERSION -> (root, version). Raises InputError where no version, or more than one, is there."""
+    text = str(path)
+    root, version = (Path(text), "") if Path(text).is_dir() or "@" not in text else \
+        (Path(text.rpartition("@")[0]), text.rpartition("@")[2])
+    root = root.expanduser()
+    if not root.is_dir():
+        raise InputError(f"no folder {root}; expected the root of a nuScenes data set, with samples/ and maps/")
+    found = sorted(p.parent.name for p in root.glob("*/scene.json"))
+    if version and version not in found:
+        raise InputError(f"{root} has no version {version!r}; it has {', '.join(found) or 'none'}")
+    if not version and len(found) != 1:
+        raise InputError(f"{root} has {len(found)} versions ({', '.join(found) or 'no folder with a scene.json'}); "
+                         f"say which: {root}@VERSION")
+    version = version or found[0]
+    if missing := [table for table in TABLES if not (root / version / f"{table}.json").is_file()]:
+        raise InputError(f"{root / version} lacks {', '.join(f'{table}.json' for table in missing)}: "
+                         "a nuScenes version has 13 tables")
+    return root, version
+
+
+def open_map(root: str | Path, location: str) -> Any:
+    """The devkit's NuScenesMap of any location. The devkit itself lets the four real cities pass only."""
+    _devkit()
+    from nuscenes.map_expansion import map_api
+
+    if not (Path(root) / "maps" / "expansion" / f"{location}.json").is_file():
+        raise InputError(f"{root} has no map expansion maps/expansion/{location}.json")
+    if location not in map_api.locations:
+        map_api.locations.append(location)
+    return map_api.NuScenesMap(dataroot=str(root), map_name=location)
+
+
+class NuScenesSource:
+    """Logs of one version of a nuScenes data set. A log's id is its scene's name, or the id it was written under."""
+
+    kind = "nuscenes"
+    takes_path = False  # ROOT@VERSION is no path
+
+    def __init__(self, path: str | Path) -> None:
+        self.root, self.version = find_version(path)
+
+    @cached_property
+    def nusc(self) -> Any:
+        """The devkit's database, loaded on first use."""
+        try:
+            return _devkit()(version=self.version, dataroot=str(self.root), verbose=False)
+        except (AssertionError, KeyError, ValueError, OSError) as error:
+            raise InputError(f"{self.root / self.version}: the devkit cannot open it: {error!r}; "
+                             "tables and maps/ must belong together") from error
+
+    @cached_property
+    def scenes(self) -> dict[str, dict[str, Any]]:
+        """Log id -> scene record."""
+        found: dict[str, dict[str, Any]] = {}
+        for scene in self.nusc.scene:
+            ours = (self.root / self.version / "drive_wm" / f"{scene['name']}.json").is_file()
+            found[self.nusc.get("log", scene["log_token"])["logfile"] if ours else scene["name"]] = scene
+        return found
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """Scene name -> split: splits.json of the version if it is there, else the devkit's official lists."""
+        path = self.root / self.version / "splits.json"
+        if path.is_file():
+            lists = json.loads(path.read_text())
+        else:
+            from nuscenes.utils.splits import create_splits_scenes
+
+            lists = create_splits_scenes()
+        return {name: split for split in SPLITS for name in (*lists.get(f"mini_{split}", ()), *lists.get(split, ()))}
+
+    def log_ids(self) -> list[str]:
+        return list(self.scenes)
+
+    def load(self, log_id: str) -> Log:
+        """One scene as a Log; images stay on disk. Raises InputError for an unknown id or broken tables."""
+        if log_id not in self.scenes:
+            raise InputError(f"{self.root}: no log {log_id!r}{nearest(log_id, self.log_ids())}")
+        try:
+            return self._load(log_id, self.scenes[log_id])
+        except KeyError as error:
+            raise InputError(f"scene {log_id}: its tables lack or refer to a missing {error}; "
+                             f"copy {self.version}/ again") from error
+
+    def _load(self, log_id: str, scene: dict[str, Any]) -> Log:
+        extras = read_extras(self.root / self.version, scene["name"])
+        samples = list(self._chain("sample", scene["first_sample_token"]))
+        channels = self._channels(samples)
+        rig = self._rig(channels, extras)
+        location = self.nusc.get("log", scene["log_token"])["location"]
+        frames = RecordedFrames(rig, {channel: {r["timestamp"]: ImageFile(self.root / r["filename"]) for r in records}
+                                      for channel, records in channels.items() if channel in rig.names})
+        split = self.splits.get(scene["name"], "train")
+        ego, tracks = self._ego(channels, extras), self._tracks(samples, extras)
+        if extras:
+            frames.rendered = extras.rendered
+            return Log(log_id, extras.source, rig, ego, frames, tracks, extras.map, _int8_states(extras.signals),
+                       extras.look, extras.texts, extras.reasons, extras.licence, extras.location, split,
+                       extras.metadata)
+        road_map, signals = self._map(location, ego, tracks)
+        texts = (Text(int(ego.timestamps_us[0]), int(ego.timestamps_us[-1]), scene["description"]),) \
+            if scene["description"] else ()
+        return Log(log_id, "nuscenes", rig, ego, frames, tracks, road_map, signals, _look(scene["description"]), texts,
+                   licence=LICENCE, location=location, split=split, metadata={"scene_token": scene["token"]})
+
+    def _chain(self, table: str, first: str) -> Iterator[dict[str, Any]]:
+        while first:
+            record = self.nusc.get(table, first)
+            yield record
+            first = record["next"]
+
+    def _channels(self, samples: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+        """Channel -> its sample_data of the scene by time, keyframes and sweeps; radars are left aside."""
+        heads: dict[str, str] = {}
+        for sample in samples:
+            for channel, made in sample["data"].items():
+                heads.setdefault(channel, made)
+        found = {}
+        for channel, made in heads.items():
+            record = self.nusc.get("sample_data", made)
+            if record["sensor_modality"] in ("camera", "lidar"):
+                while record["prev"]:
+                    record = self.nusc.get("sample_data", record["prev"])
+                found[channel] = list(self._chain("sample_data", record["token"]))
+        return found
+
+    def _rig(self, channels: dict[str, list[dict[str, Any]]], extras: SceneExtras | None) -> Rig:
+        """Cameras by the calibration of their first image; a camera of ours without any image, as it was written."""
+        cameras: dict[str, Camera] = {camera.name: camera for camera in extras.rig.cameras} if extras else {}
+        for channel, records in channels.items():
+            if records[0]["sensor_modality"] == "camera":
+                mount = self.nusc.get("calibrated_sensor", records[0]["calibrated_sensor_token"])
+                pose = pose_from_quaternion(np.array(mount["translation"]), np.array(mount["rotation"]))
+                intrinsics = np.array(mount["camera_intrinsic"], np.float64)
+                cameras[channel] = Camera(channel, records[0]["width"], records[0]["height"], intrinsics, pose)
+        return Rig(extras.rig.name if extras else "nuscenes", tuple(cameras.values()))
+
+    def _ego(self, channels: dict[str, list[dict[str, Any]]], extras: SceneExtras | None) -> Poses:
+        """The log's own poses where we wrote them, else those of all cameras and lidars, merged by time."""
+        if extras:
+            records = [self.nusc.get("ego_pose", token(extras.log_id, "ego_pose", int(t))) for t in extras.ego_us]
+        else:
+            records = [self.nusc.get("ego_pose", record["ego_pose_token"]) for of in channels.values() for record in of]
+        by_time = {record["timestamp"]: record for record in reversed(records)}
+        times = sorted(by_time)
+        poses = pose_from_quaternion(_unshift([by_time[t]["translation"] for t in times], extras),
+                                     np.array([by_time[t]["rotation"] for t in times]))
+        return Poses(np.array(times, np.int64), poses, np.ones(len(times), bool))
+
+    def _tracks(self, samples: list[dict[str, Any]], extras: SceneExtras | None) -> tuple[Track, ...]:
+        """Instances at the samples from their first to their last annotation, invalid where one lacks."""
+        seen: dict[str, dict[int, dict[str, Any]]] = {}
+        for k, sample in enumerate(samples):
+            for made in sample["anns"]:
+                record = self.nusc.get("sample_annotation", made)
+                seen.setdefault(record["instance_token"], {})[k] = record
+        if extras:  # the order in which they were written
+            seen = {key: seen[key] for key in sorted(seen, key=list({**extras.tracks, **seen}).index)}
+        times = np.array([sample["timestamp"] for sample in samples], np.int64)
+        return tuple(_track(instance, records, times, extras) for instance, records in seen.items())
+
+    def _map(self, location: str, ego: Poses, tracks: tuple[Track, ...]) -> tuple[RoadMap | None, tuple[Signal, ...]]:
+        path = self.root / "maps" / "expansion" / f"{location}.json"
+        if not path.is_file():
+            return None, ()
+        points = ego.world_from_body[:, :2, 3]
+        road_map, signals = read_expansion(path, points.min(0) - MAP_MARGIN_M, points.max(0) + MAP_MARGIN_M, location)
+        return road_map, tuple(replace(signal, timestamps_us=ego.timestamps_us[:1]) for signal in signals)
+
+
+def _unshift(translation: list[Any], extras: SceneExtras | None) -> FloatArray:
+    moved = np.array(translation, np.float64).reshape(-1, 3)
+    if extras:
+        moved[:, :2] -= extras.shift_m
+    return moved
+
+
+def _int8_states(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+    return tuple(replace(signal, state=signal.state.astype(np.int8)) for signal in signals)
+
+
+def _look(description: str) -> Look:
+    """Weather and time of day as nuScenes' scene descriptions tell them."""
+    words = description.lower()
+    return Look("rain" if "rain" in words else "clear", -0.3 if "night" in words else 0.8)
+
+
+def _track(instance: str, records: dict[int, dict[str, Any]], times_us: IntArray, extras: SceneExtras | None) -> Track:
+    """records: sample index -> annotation. Velocities are central differences where nothing better was written."""
+    rows = np.array(sorted(records))
+    first, last = int(rows[0]), int(rows[-1])
+    ordered = [records[k] for k in rows.tolist()]
+    name = ordered[0]["category_name"]
+    if name not in CATEGORY_OF:
+        raise InputError(f"unknown nuScenes category {name!r}; known are {', '.join(CATEGORY_OF)}")
+    count, at = last - first + 1, rows - first
+
+    def spread(values: Any, dtype: Any) -> Any:
+        values = np.asarray(values, dtype)
+        out = np.zeros((count, *values.shape[1:]), dtype)
+        out[at] = values
+        return out
+
+    position = _unshift([record["translation"] for record in ordered], extras)
+    rotation = pose_from_quaternion(position, np.array([record["rotation"] for record in ordered]))
+    width, length, height = ordered[0]["size"]
+    own = extras.tracks.get(instance) if extras else None
+    if own is None or len(ordered) != _annotated(own, len(ordered)):
+        own = TrackExtras(own.id if own else instance, own.category if own else CATEGORY_OF[name],
+                          own.color_rgb if own else None)
+    velocity = own.velocity_mps if own.velocity_mps is not None else _velocity(position, times_us[rows])
+    return Track(
+        own.id, own.category, np.array([length, width, height], np.float64), times_us[first:last + 1],
+        spread(position, np.float64), spread(np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0]), np.float64),
+        spread(np.ones(len(rows)), bool), None if velocity is None else spread(velocity, np.float64), own.color_rgb,
+        None if own.brake is None else spread(own.brake, bool),
+        None if own.indicator is None else spread(own.indicator, np.int8))
+
+
+def _annotated(own: TrackExtras, otherwise: int) -> int:
+    """Number of annotations that the extras speak of: it differs where someone edited the tables since."""
+    lists = [values for values in (own.brake, own.indicator, own.velocity_mps) if values is not None]
+    return len(lists[0]) if lists else otherwise
+
+
+def _velocity(position: FloatArray, times_us: IntArray) -> FloatArray | None:
+    """(N, 2), None where annotations lie too far apart to tell."""
+    if len(position) < 2 or np.diff(times_us).max() > MAX_VELOCITY_GAP_US:
+        return None
+    velocity: FloatArray = np.gradient(position[:, :2], times_us / 1e6, axis=0)
+    return velocity

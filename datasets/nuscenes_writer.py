@@ -1,0 +1,399 @@
+"""Any Log as a nuScenes data set that the devkit, NuScenesMap, NuScenesCanBus and PredictHelper open.
+
+Every log becomes one scene with a world of its own: its map has its own location, ``<location>-<scene number>``.
+``NuScenesMap`` itself knows the names of four cities only: open such a map with ``nuscenes.open_map``, read
+``maps/expansion/<location>.json`` directly, or write a single log with ``map_name="singapore-onenorth"``.
+Frames that lie outside the ego's known path are left out: nuScenes has no image without a pose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from drive_wm.datasets.nuscenes_can import write_can
+from drive_wm.datasets.nuscenes_extras import FORMAT, SceneExtras, TrackExtras, extras_path, to_json
+from drive_wm.datasets.nuscenes_map_writer import map_points, write_expansion, write_mask
+from drive_wm.datasets.nuscenes_names import (
+    ATTRIBUTES,
+    CATEGORY_OF,
+    NAME_OF,
+    NO_CAN_SCENES,
+    TABLES,
+    VISIBILITY,
+    attribute_name,
+    token,
+)
+from drive_wm.geometry import bracket, interpolate_poses, quaternion_from_rotation, wrap_angle
+from drive_wm.types import FloatArray, FrameError, InputError, IntArray, Log, Poses, Track
+
+MARGIN_M = 50.0
+LARGEST_M = 1000.0  # a log that reaches further is moved near the origin: the mask covers all from there to its end
+MAX_GAP_US = 600_000
+JPEG_QUALITY = 95
+EMPTY_CLOUD = "samples/LIDAR_TOP/empty.pcd.bin"
+LIDAR_MOUNT = {"translation": [0.94, 0.0, 1.84], "rotation": [0.5**0.5, 0.0, 0.0, -(0.5**0.5)]}
+Progress = Callable[[str], None]
+
+
+def write_nuscenes(logs: Iterable[Log], out: Path, version: str = "v1.0-drivewm", keyframe_hz: float = 2.0,
+                   sweep_hz: float | None = None, progress: Progress | None = None, *, map_name: str | None = None,
+                   can_bus: bool = True) -> Path:
+    """Write ``logs`` as the nuScenes data set ``out`` and return it; it appears there as a whole or not at all.
+
+    keyframe_hz: rate of samples and annotations. sweep_hz: rate of the images between them, None for none.
+    map_name: location of the map instead of the log's own (one log only). progress: called with each id when written.
+    Raises InputError: ``out`` holds something already, no log, two logs of one id, or a log that cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something already; name a new folder, or remove it first")
+    if not re.fullmatch(r"[\w.-]+", version) or not keyframe_hz > 0 or (sweep_hz is not None and not sweep_hz > 0):
+        raise InputError(f"version {version!r} must be a plain name, keyframe_hz ({keyframe_hz}) and sweep_hz "
+                         f"({sweep_hz}) positive")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        writer = _Writer(work, version, keyframe_hz, sweep_hz, map_name, can_bus)
+        for log in logs:
+            writer.add(log)
+            if progress:
+                progress(log.id)
+        writer.finish()
+        work.chmod(0o755)
+        os.replace(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return out
+
+
+def convert(source: str, out: Path, log_ids: Iterable[str] | None = None, **options: Any) -> Path:
+    """Logs of ``KIND:PATH`` (all, or those named) as a nuScenes data set. options: those of ``write_nuscenes``."""
+    from drive_wm.datasets.sources import open_source
+
+    opened = open_source(source)
+    names = opened.log_ids() if log_ids is None else log_ids
+    return write_nuscenes((opened.load(name) for name in names), Path(out), **options)
+
+
+def _scene_names() -> Iterator[str]:
+    yield from (f"scene-{number:04d}" for number in range(1, 10_000) if number not in NO_CAN_SCENES)
+
+
+def _nearest(times_us: IntArray, at_us: IntArray) -> IntArray:
+    """Index of the sample nearest to each query."""
+    after = np.clip(np.searchsorted(times_us, at_us), 1, max(len(times_us) - 1, 1))
+    if len(times_us) == 1:
+        return np.zeros(len(at_us), int)
+    return np.where(at_us - times_us[after - 1] <= times_us[after] - at_us, after - 1, after)
+
+
+def _pick(times_us: IntArray, grid_us: IntArray, rate_hz: float) -> dict[int, int]:
+    """Frame index -> index of the grid's time that it is taken for: the nearest, no frame and no grid time twice."""
+    if len(times_us) == 0 or len(grid_us) == 0:
+        return {}
+    index = _nearest(times_us, grid_us)
+    gap = np.abs(times_us[index] - grid_us)
+    chosen: dict[int, int] = {}
+    for k in np.argsort(gap, kind="stable").tolist():
+        if gap[k] <= 0.5e6 / rate_hz:
+            chosen.setdefault(int(index[k]), k)
+    return chosen
+
+
+def _links(records: list[dict[str, Any]]) -> None:
+    """prev and next of a chain, empty at its ends."""
+    for record in records:
+        record.update(prev="", next="")
+    for before, after in pairwise(records):
+        before["next"], after["prev"] = after["token"], before["token"]
+
+
+class _Scene:
+    """One log on its way into the tables: its grid of samples, its ego poses and its place in the world."""
+
+    def __init__(self, log: Log, name: str, keyframe_hz: float, sweep_hz: float | None) -> None:
+        self.log, self.name = log, name
+        keep = log.ego.valid & np.isfinite(log.ego.world_from_body).all((1, 2))
+        if not keep.any():
+            raise InputError(f"log {log.id}: no valid ego pose, so it has no place in the world")
+        self.ego = Poses(log.ego.timestamps_us[keep], log.ego.world_from_body[keep], np.ones(keep.sum(), bool))
+        self.times_us = {name: self._posed(np.asarray(log.frames.timestamps_us(name))) for name in log.rig.names}
+        self.keys_us = self._keyframes(keyframe_hz)
+        self.images = {name: self._images(name, keyframe_hz, sweep_hz) for name in log.rig.names}
+        self.ego_times: set[int] = set()
+        self.shift_m, self.canvas_m = self._placement()
+
+    def _posed(self, times_us: IntArray) -> IntArray:
+        return times_us[interpolate_poses(self.ego, times_us, MAX_GAP_US)[1]] if len(times_us) else times_us
+
+    def _keyframes(self, rate_hz: float) -> IntArray:
+        """The even grid, moved to the times of the first camera that has frames."""
+        start, end = int(self.ego.timestamps_us[0]), int(self.ego.timestamps_us[-1])
+        grid = start + np.round(np.arange(0.0, (end - start) / 1e6 + 1e-6, 1.0 / rate_hz) * 1e6).astype(np.int64)
+        frames = next((times for times in self.times_us.values() if len(times)), None)
+        if frames is not None:
+            taken = _pick(frames, grid, rate_hz)
+            moved = {k: int(frames[i]) for i, k in taken.items()}
+            grid = np.unique([moved.get(k, int(t)) for k, t in enumerate(grid)])
+        return self._posed(grid)
+
+    def _images(self, camera: str, keyframe_hz: float, sweep_hz: float | None) -> list[tuple[int, int, bool]]:
+        """(time, sample, is a keyframe), by time."""
+        times = self.times_us[camera]
+        chosen = {i: (k, True) for i, k in _pick(times, self.keys_us, keyframe_hz).items()}
+        if sweep_hz and len(times):
+            grid = np.arange(times[0], times[-1] + 1, 1e6 / sweep_hz).round().astype(np.int64)
+            sweeps = [i for i in _pick(times, grid, sweep_hz) if i not in chosen]
+            owner = _nearest(self.keys_us, times[sweeps])
+            chosen.update({i: (int(k), False) for i, k in zip(sweeps, owner, strict=True)})
+        return [(int(times[i]), *chosen[i]) for i in sorted(chosen)]
+
+    def _placement(self) -> tuple[FloatArray, tuple[float, float]]:
+        """What is added to x and y so that all is positive, in whole metres, and the size of the canvas."""
+        points = [self.ego.world_from_body[:, :2, 3], *map_points(self.log.map)]
+        points += [track.position_m[track.valid, :2] for track in self.log.tracks]
+        everything = np.concatenate(points)
+        low, high = everything.min(0), everything.max(0)
+        fits = (low >= 0).all() and (high <= LARGEST_M).all()
+        shift = np.zeros(2) if fits else np.ceil(MARGIN_M - low)
+        width, height = np.ceil(high + shift + MARGIN_M).tolist()
+        return shift, (width, height)
+
+    def token(self, *parts: object) -> str:
+        return token(self.log.id, *parts)
+
+    def moved(self, xyz: FloatArray) -> list[float]:
+        return [float(xyz[0] + self.shift_m[0]), float(xyz[1] + self.shift_m[1]), float(xyz[2])]
+
+
+class _Writer:
+    """Collects the tables and writes every other file as the logs come in."""
+
+    def __init__(self, root: Path, version: str, keyframe_hz: float, sweep_hz: float | None, map_name: str | None,
+                 can_bus: bool) -> None:
+        self.root, self.version, self.keyframe_hz, self.sweep_hz = root, version, keyframe_hz, sweep_hz
+        self.map_name, self.can_bus, self.names = map_name, can_bus, _scene_names()
+        self.tables: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+        self.splits: dict[str, list[str]] = {}
+        self.ids: set[str] = set()
+        self.channels: dict[str, str] = {}
+        self._fixed_tables()
+
+    def _fixed_tables(self) -> None:
+        def named(table: str, names: Iterable[str]) -> list[dict[str, Any]]:
+            return [{"token": token(table, name), "name": name, "description": ""} for name in names]
+
+        self.tables["category"] = named("category", (name for name in CATEGORY_OF if name != "vehicle.ego"))
+        self.tables["attribute"] = named("attribute", ATTRIBUTES)
+        self.tables["visibility"] = [{"token": key, "level": level, "description": f"{level[1:]}% of it is visible"}
+                                     for key, level in VISIBILITY.items()]
+        cloud = self.root / EMPTY_CLOUD
+        cloud.parent.mkdir(parents=True)
+        cloud.write_bytes(np.zeros((1, 5), np.float32).tobytes())  # x, y, z, intensity, ring: one point at the sensor
+
+    def add(self, log: Log) -> None:
+        """One log as one scene."""
+        if log.id in self.ids:
+            raise InputError(f"two logs have the id {log.id!r}; ids must differ")
+        if self.map_name and self.ids:
+            raise InputError(f"map_name={self.map_name!r} holds one map, so only one log; leave it out for several")
+        self.ids.add(log.id)
+        name = next(self.names, None)
+        if name is None:
+            raise InputError("nuScenes numbers its scenes with four digits: write fewer than 10,000 logs a data set")
+        scene = _Scene(log, name, self.keyframe_hz, self.sweep_hz)
+        samples = self._samples(scene)
+        location = self._log_and_map(scene)
+        missing = self._images(scene, samples)
+        tracks = self._annotations(scene, samples)
+        self._ego_poses(scene)
+        self._scene(scene, samples)
+        self._extras(scene, tracks, missing)
+        if log.map is not None:
+            write_expansion(log.map, log.signals, log.id, scene.shift_m, scene.canvas_m,
+                            self.root / "maps" / "expansion" / f"{location}.json")
+        if self.can_bus:
+            body = scene.ego.world_from_body.copy()
+            body[:, :2, 3] += scene.shift_m
+            write_can(replace(scene.ego, world_from_body=body), self.root / "can_bus", scene.name)
+
+    def _samples(self, scene: _Scene) -> list[dict[str, Any]]:
+        samples = [{"token": scene.token("sample", k), "timestamp": int(t), "scene_token": scene.token("scene")}
+                   for k, t in enumerate(scene.keys_us)]
+        _links(samples)
+        self.tables["sample"] += samples
+        return samples
+
+    def _scene(self, scene: _Scene, samples: list[dict[str, Any]]) -> None:
+        captions = [text.text for text in scene.log.texts if text.question is None]
+        self.tables["scene"].append({
+            "token": scene.token("scene"), "log_token": scene.token("log"), "nbr_samples": len(samples),
+            "name": scene.name, "description": ". ".join(captions) or scene.log.id,
+            "first_sample_token": samples[0]["token"], "last_sample_token": samples[-1]["token"]})
+        self.splits.setdefault(scene.log.split, []).append(scene.name)
+
+    def _log_and_map(self, scene: _Scene) -> str:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", scene.log.location).strip("-") or "unknown"
+        location = self.map_name or f"{plain}-{scene.name[-4:]}"
+        self.tables["log"].append({"token": scene.token("log"), "logfile": scene.log.id, "vehicle": scene.log.rig.name,
+                                   "date_captured": "1970-01-01", "location": location})
+        made = scene.token("map")
+        self.tables["map"].append({"token": made, "category": "semantic_prior", "filename": f"maps/{made}.png",
+                                   "log_tokens": [scene.token("log")]})
+        write_mask(scene.log.map, scene.shift_m, scene.canvas_m, self.root / "maps" / f"{made}.png")
+        return location
+
+    def _mount(self, scene: _Scene, channel: str, modality: str, **record: Any) -> str:
+        """calibrated_sensor of a channel of this scene; the sensor itself is shared by all scenes."""
+        if not re.fullmatch(r"[\w.-]+", channel) or self.channels.setdefault(channel, modality) != modality:
+            raise InputError(f"log {scene.log.id}: camera {channel!r} needs a plain name other than LIDAR_TOP")
+        made = scene.token("calibrated_sensor", channel)
+        self.tables["calibrated_sensor"].append({"token": made, "sensor_token": token("sensor", channel), **record})
+        return made
+
+    def _record(self, scene: _Scene, channel: str, sample: dict[str, Any], timestamp_us: int, mount: str,
+                **record: Any) -> dict[str, Any]:
+        scene.ego_times.add(timestamp_us)
+        return {"token": scene.token("sample_data", channel, timestamp_us), "sample_token": sample["token"],
+                "ego_pose_token": scene.token("ego_pose", timestamp_us), "calibrated_sensor_token": mount,
+                "timestamp": timestamp_us, **record}
+
+    def _images(self, scene: _Scene, samples: list[dict[str, Any]]) -> list[tuple[str, int]]:
+        """The sample_data of every channel, and the pictures; returns the frames that could not be read."""
+        missing: list[tuple[str, int]] = []
+        for camera in scene.log.rig.cameras:
+            rotation = quaternion_from_rotation(camera.rig_from_camera[:3, :3]).tolist()
+            mount = self._mount(scene, camera.name, "camera", translation=camera.rig_from_camera[:3, 3].tolist(),
+                                rotation=rotation, camera_intrinsic=camera.intrinsics.tolist())
+            records = []
+            for timestamp_us, k, is_key in scene.images[camera.name]:
+                folder = f"{'samples' if is_key else 'sweeps'}/{camera.name}"
+                file = f"{folder}/{scene.name}__{camera.name}__{timestamp_us}.jpg"
+                try:
+                    self._picture(scene.log, camera.name, timestamp_us, self.root / file)
+                except FrameError:
+                    missing.append((camera.name, timestamp_us))
+                    continue
+                records.append(self._record(scene, camera.name, samples[k], timestamp_us, mount, fileformat="jpg",
+                                            is_key_frame=is_key, height=camera.height, width=camera.width,
+                                            filename=file))
+            self._chain(records)
+        mount = self._mount(scene, "LIDAR_TOP", "lidar", **LIDAR_MOUNT, camera_intrinsic=[])
+        self._chain([self._record(scene, "LIDAR_TOP", sample, sample["timestamp"], mount, fileformat="pcd",
+                                  is_key_frame=True, height=0, width=0, filename=EMPTY_CLOUD) for sample in samples])
+        return missing
+
+    def _chain(self, records: list[dict[str, Any]]) -> None:
+        _links(records)
+        self.tables["sample_data"] += records
+
+    @staticmethod
+    def _picture(log: Log, camera: str, timestamp_us: int, path: Path) -> None:
+        image = cv2.cvtColor(log.frames.read(camera, timestamp_us), cv2.COLOR_RGB2BGR)
+        ok, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        if not ok:
+            raise InputError(f"log {log.id}: the frame of {camera} at {timestamp_us} cannot be written as JPEG")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+
+    def _ego_poses(self, scene: _Scene) -> None:
+        """The log's own poses, and one for every image between them."""
+        times = np.array(sorted(scene.ego_times | set(scene.ego.timestamps_us.tolist())), np.int64)
+        poses, _ = interpolate_poses(scene.ego, times, MAX_GAP_US)
+        own = np.searchsorted(times, scene.ego.timestamps_us)
+        poses[own] = scene.ego.world_from_body
+        for t, pose, q in zip(times.tolist(), poses, quaternion_from_rotation(poses[:, :3, :3]).tolist(), strict=True):
+            self.tables["ego_pose"].append({"token": scene.token("ego_pose", t), "timestamp": t, "rotation": q,
+                                            "translation": scene.moved(pose[:3, 3])})
+
+    def _annotations(self, scene: _Scene, samples: list[dict[str, Any]]) -> dict[str, TrackExtras]:
+        """Tracks at the samples' times, where valid; a track seen between two samples only leaves no trace."""
+        kept: dict[str, TrackExtras] = {}
+        for track in scene.log.tracks:
+            before, weight, valid = bracket(track.timestamps_us, scene.keys_us, MAX_GAP_US)
+            after = np.minimum(before + 1, len(track.timestamps_us) - 1)
+            valid &= (track.valid[before] | (weight == 1)) & (track.valid[after] | (weight == 0))
+            if not valid.any():
+                continue
+            before, after, weight = before[valid], after[valid], weight[valid]
+            instance = scene.token("instance", track.id)
+            kept[instance] = extras = _track_extras(track, before, after, weight)
+            turn = wrap_angle(track.yaw_rad[after] - track.yaw_rad[before])
+            yaw = track.yaw_rad[before] + weight * turn
+            position = _mix(track.position_m, before, after, weight)
+            speed = _speeds(position, scene.keys_us[valid], extras.velocity_mps)
+            records = [self._box(scene, track, instance, samples[k], position[i], float(yaw[i]), float(speed[i]))
+                       for i, k in enumerate(np.flatnonzero(valid).tolist())]
+            _links(records)
+            self.tables["sample_annotation"] += records
+            self.tables["instance"].append({
+                "token": instance, "category_token": token("category", NAME_OF[track.category]),
+                "nbr_annotations": len(records), "first_annotation_token": records[0]["token"],
+                "last_annotation_token": records[-1]["token"]})
+        return kept
+
+    @staticmethod
+    def _box(scene: _Scene, track: Track, instance: str, sample: dict[str, Any], position: FloatArray, yaw: float,
+             speed: float) -> dict[str, Any]:
+        length, width, height = (float(side) for side in track.size_lwh_m)
+        attribute = attribute_name(track.category, speed)
+        return {"token": scene.token("sample_annotation", track.id, sample["timestamp"]),
+                "sample_token": sample["token"], "instance_token": instance, "visibility_token": "4",
+                "attribute_tokens": [token("attribute", attribute)] if attribute else [],
+                "translation": scene.moved(position), "size": [width, length, height],
+                "rotation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
+                "num_lidar_pts": 1, "num_radar_pts": 0}  # tools drop boxes without a point
+
+    def _extras(self, scene: _Scene, tracks: dict[str, TrackExtras], missing: list[tuple[str, int]]) -> None:
+        log = scene.log
+        extras = SceneExtras(
+            format=FORMAT, log_id=log.id, source=log.source, rig=log.rig, shift_m=scene.shift_m,
+            ego_us=scene.ego.timestamps_us, rendered=log.frames.rendered, tracks=tracks, map=log.map,
+            signals=log.signals, look=log.look, texts=log.texts, reasons=log.reasons, licence=log.licence,
+            location=log.location, split=log.split, metadata=log.metadata, missing=tuple(missing))
+        path = extras_path(self.root / self.version, scene.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(to_json(extras)))
+
+    def finish(self) -> None:
+        """The tables, once all logs are in."""
+        if not self.ids:
+            raise InputError("no log was given; a nuScenes data set needs one at least")
+        self.tables["sensor"] = [{"token": token("sensor", channel), "channel": channel, "modality": modality}
+                                 for channel, modality in self.channels.items()]
+        for table, records in self.tables.items():
+            (self.root / self.version / f"{table}.json").write_text(json.dumps(records))
+        (self.root / self.version / "splits.json").write_text(json.dumps(self.splits))
+
+
+def _mix(values: FloatArray, before: IntArray, after: IntArray, weight: FloatArray) -> FloatArray:
+    w = weight[:, None]
+    return values[before] * (1 - w) + values[after] * w
+
+
+def _speeds(position: FloatArray, times_us: IntArray, velocity: FloatArray | None) -> FloatArray:
+    if velocity is None:
+        velocity = np.gradient(position[:, :2], times_us / 1e6, axis=0) if len(position) > 1 else np.zeros((1, 2))
+    speeds: FloatArray = np.linalg.norm(velocity, axis=-1)
+    return speeds
+
+
+def _track_extras(track: Track, before: IntArray, after: IntArray, weight: FloatArray) -> TrackExtras:
+    last = np.where(weight == 1, after, before)  # a lamp shows its last known state
+    return TrackExtras(
+        track.id, track.category, track.color_rgb, None if track.brake is None else track.brake[last],
+        None if track.indicator is None else track.indicator[last],
+        None if track.velocity_mps is None else _mix(track.velocity_mps, before, after, weight))

@@ -1,0 +1,1 @@
+"""Action, agents, text and camera rays <-> tokens and features."""

@@ -1,0 +1,299 @@
+"""The model as one uses it: a tokenizer and a world model with the weights of one folder.
+
+    model = DriveWM.from_pretrained("tiny")
+    for step in model.rollout(clip, actions): ...
+    plan = model.plan(clip, route); explanation = model.explain(clip, "Why?")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drive_wm.config import from_json, to_json
+from drive_wm.datasets.clips import nearest_agents
+from drive_wm.encoders.actions import actions_of_bins
+from drive_wm.world.reasons import MAX_CAUSES, MAX_TEXT_TOKENS, question_ids, read_answer
+from drive_wm.geometry import integrate_actions
+from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
+from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Plan, Rig, Trajectory
+from drive_wm.world.decode import Sampling, Stream, answer_grammar, next_agents, next_step, plan_grammar, read_context, write_segment
+from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
+from drive_wm.world.model import WorldConfig, WorldModel
+from drive_wm.world.vocabulary import RANGES, special
+
+FORMAT = "drive_wm.model@1"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    world: WorldConfig = WorldConfig()
+    rate_hz: float = 2.0
+    width: int = 112  # of the images it was trained on
+    height: int = 64
+    context: int = 4
+
+
+@dataclass(frozen=True)
+class GeneratedStep:
+    """One imagined step. frames: camera -> (H, W, 3) uint8. agents: (A, 12) in the rig frame of this step, agents_valid (A,)."""
+
+    index: int
+    frames: Mapping[str, ByteArray]
+    agents: FloatArray
+    agents_valid: BoolArray
+    layout: Mapping[str, ByteArray] | None
+    digits: Any
+
+
+# (step index from 1, agents (A, 12) in the rig frame of that step, agents_valid (A,)) -> camera -> (H, W, 3), or None
+LayoutSource = Callable[[int, FloatArray, BoolArray], Mapping[str, ByteArray] | None]
+
+
+class DriveWM:
+    """Tokenizer and world model. Everything takes a seed; the same seed on the same machine gives the same bytes."""
+
+    def __init__(self, config: ModelConfig, tokenizer: FrameTokenizer, world: WorldModel, name: str = "unnamed") -> None:
+        self.config, self.name = config, name
+        self.tokenizer = tokenizer.eval().to(memory_format=torch.channels_last)
+        self.world = world.eval()
+
+    # --- weights --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, config: ModelConfig = ModelConfig(), seed: int = 0) -> DriveWM:
+        """Random weights."""
+        torch.manual_seed(seed)
+        return cls(config, FrameTokenizer(config.tokenizer), WorldModel(config.world))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str = "cpu") -> DriveWM:
+        """A shipped name ("tiny"), a folder made by ``save_pretrained``, or a hub id ("owner/name")."""
+        folder = find_checkpoint(name)
+        try:
+            meta = json.loads((folder / "config.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"{folder}: config.json cannot be read ({error}); expected a folder of save_pretrained") from None
+        if meta.get("format") != FORMAT:
+            raise InputError(f"{folder}: format {meta.get('format')!r}, expected {FORMAT!r}")
+        model = cls.create(from_json(ModelConfig, meta["model"]))
+        for part in ("tokenizer", "world"):
+            load_weights(folder / f"{part}.safetensors", getattr(model, part))
+        model.name = meta.get("name", folder.name)
+        return model.to(device)
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None, name: str | None = None) -> Path:
+        """Writes config.json, tokenizer.safetensors and world.safetensors (bfloat16), and README.md, all or nothing."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for part in ("tokenizer", "world"):
+            state = getattr(self, part).state_dict()
+            save_file({k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in state.items()}, str(temporary / f"{part}.safetensors"))
+        meta = {"format": FORMAT, "name": name or self.name, "model": to_json(self.config)}
+        (temporary / "config.json").write_text(json.dumps(meta, indent=1))
+        if card is not None:
+            (temporary / "README.md").write_text(card)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        return folder
+
+    def to(self, device: str) -> DriveWM:
+        self.tokenizer.to(device)
+        self.world.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.world.parameters()).device
+
+    def rig_for(self, rig: Rig) -> Rig:
+        """The rig with every camera at the height the model was trained on, and the width that keeps its proportions."""
+        cameras = []
+        for camera in rig.cameras:
+            width = max(16, int(round(camera.width * self.config.height / camera.height / 16)) * 16)
+            cameras.append(camera.resized(width, self.config.height))
+        return Rig(rig.name, tuple(cameras))
+
+    # --- use ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def tokens(self, clip: Clip) -> dict[str, Any]:
+        """camera -> (T, h, w, K) token ids in [0, 4096)."""
+        out = {}
+        for camera in clip.rig.cameras:
+            with self._autocast():
+                digits = self.tokenizer.encode(pixels_of(clip.frames[camera.name], self.device))
+            out[camera.name] = self.tokenizer.fsq.tokens(digits).cpu().numpy()
+        return out
+
+    @torch.no_grad()
+    def decode_tokens(self, tokens: Any) -> ByteArray:
+        """(T, h, w, K) token ids -> (T, H, W, 3) uint8."""
+        digits = self.tokenizer.fsq.digits_of_tokens(torch.as_tensor(tokens, device=self.device))
+        with self._autocast():
+            return to_images(self.tokenizer.decode(digits))
+
+    @torch.no_grad()
+    def read(self, clip: Clip, prompt: str | None = None) -> Stream:
+        """A clip of the past -> a scene to continue, to plan in and to ask about. The newest step is now."""
+        slots = self.config.world.agents
+        if clip.agents.shape[1] != slots:
+            clip = nearest_agents(clip, slots, len(clip.timestamps_us) - 1)
+        with self._autocast():
+            steps = steps_from_clips([clip], self.tokenizer, self.device, slots)
+            return read_context(self.world, caption_ids([prompt if prompt else clip.look], self.device), steps)
+
+    @torch.no_grad()
+    def rollout(self, clip: Clip, actions: FloatArray, *, seed: int = 0, sampling: Sampling = Sampling(),
+                layout: LayoutSource | None = None, agents: tuple[FloatArray, BoolArray] | None = None,
+                prompt: str | None = None) -> Iterator[GeneratedStep]:
+        """Imagines a step for each action (N, 2) after the clip's last frame, and yields it as soon as it is made.
+
+        agents: known future ones, (N, A, 12) and (N, A) in the slots of ``nearest_agents(clip, ...)``; None imagines them.
+        layout: draws what is known of a step into its cameras; None goes without.
+        """
+        actions = np.asarray(actions, dtype=np.float64)
+        if actions.ndim != 2 or actions.shape[1] != 2 or not np.isfinite(actions).all():
+            raise InputError(f"actions: expected finite (N, 2) of speed_mps and curvature_inv_m, got shape {actions.shape}")
+        clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
+        generator = torch.Generator().manual_seed(seed)
+        stream = self.read(clip, prompt)
+        for i, action in enumerate(actions):
+            given = None if agents is None else (agents[0][i], agents[1][i])
+            stream, step = self.advance(stream, clip.rig, action, i + 1, generator, sampling, layout, given)
+            yield step
+
+    @torch.no_grad()
+    def advance(self, stream: Stream, rig: Rig, action: FloatArray, index: int, generator: torch.Generator,
+                sampling: Sampling = Sampling(), layout: LayoutSource | None = None,
+                agents: tuple[FloatArray, BoolArray] | None = None) -> tuple[Stream, GeneratedStep]:
+        """One step of ``rollout``: state first (the ego's move, then the agents), pixels after."""
+        last, device = stream.last, self.device
+        act = torch.tensor(np.asarray(action), dtype=torch.float32, device=device).view(1, 1, 2)
+        with self._autocast():
+            if agents is None:
+                dt = float(last.dt_s[0])
+                ego_step = torch.from_numpy(integrate_actions(np.zeros(3), np.asarray(action)[None], dt)).float().to(device)
+                states, valid = next_agents(self.world, stream, ego_step, sampling, generator)[:, None], last.agents_valid
+            else:
+                states = torch.from_numpy(np.asarray(agents[0])).float().to(device)[None, None]
+                valid = torch.from_numpy(np.asarray(agents[1])).to(device)[None, None]
+            seen_agents, seen_valid = states[0, 0].double().cpu().numpy(), valid[0, 0].cpu().numpy()
+            drawn = layout(index, seen_agents, seen_valid) if layout is not None else None
+            step = replace(
+                last, actions=act, actions_valid=torch.ones(1, 1, dtype=torch.bool, device=device), agents=states,
+                agents_valid=valid, noise=torch.zeros_like(last.noise), first_step=last.first_step + 1, masked=None,
+                seen=torch.ones_like(last.seen),
+                layout=None if drawn is None else [pixels_of(drawn[c][None, None], device) for c in rig.names],
+                layout_valid=torch.full((1,), drawn is not None, device=device))
+            stream = next_step(self.world, stream, step, sampling, generator)
+            frames = self._frames(stream.last.digits[:, 0], stream.last.grids)
+        named = {name: images[0] for name, images in zip(rig.names, frames)}
+        return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn, stream.last.digits[0, 0].cpu().numpy())
+
+    def _frames(self, digits: Tensor, grids: list[tuple[int, int]]) -> list[ByteArray]:
+        """(N, P, D) -> one (N, H, W, 3) uint8 a camera; cameras of one size are decoded together."""
+        parts = digits.split([r * c for r, c in grids], 1)
+        out: dict[int, ByteArray] = {}
+        for grid in dict.fromkeys(grids):
+            members = [i for i, g in enumerate(grids) if g == grid]
+            stacked = torch.cat([parts[i].unflatten(1, grid) for i in members])
+            images = to_images(self.tokenizer.decode(stacked)).reshape(len(members), len(digits), grid[0] * 16, grid[1] * 16, 3)
+            out |= dict(zip(members, images))
+        return [out[i] for i in range(len(grids))]
+
+    @torch.no_grad()
+    def plan(self, clip: Clip, route: FloatArray | None = None, *, stream: Stream | None = None, seed: int = 0,
+             temperature: float = 0.0) -> Plan:
+        """The ego's next actions and where they lead. route: (8, 2) points ahead in the rig frame, or None."""
+        stream = stream or self.read(clip)
+        generator = torch.Generator().manual_seed(seed)
+        with self._autocast():
+            ids = write_segment(self.world, stream, [special("<plan>")], self._route(clip, route), plan_grammar,
+                                2 * self.config.world.plan_steps, temperature=temperature, generator=generator)
+        pairs = torch.tensor(ids).view(-1, 2) - torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start])
+        actions = actions_of_bins(pairs).numpy()
+        times = np.arange(1, len(actions) + 1) / clip.rate_hz
+        return Plan(Trajectory(times, integrate_actions(np.zeros(3), actions, 1 / clip.rate_hz)), actions=actions)
+
+    @torch.no_grad()
+    def explain(self, clip: Clip, question: str = "Why are you doing this?", route: FloatArray | None = None, *,
+                stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> Explanation:
+        """The model's decision, its typed causes and a sentence, in answer to a question about the clip's last moment."""
+        opening = question_ids(question)
+        if clip.agents.shape[1] != self.config.world.agents:
+            clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
+        stream = stream or self.read(clip)
+        used = [bool(v) for v in clip.agents_valid[-1]]
+        names = tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
+        grammar = answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS)
+        with self._autocast():
+            ids = write_segment(self.world, stream, opening, self._route(clip, route), grammar, 3 + 2 * MAX_CAUSES + 2 + MAX_TEXT_TOKENS,
+                                temperature=temperature, generator=torch.Generator().manual_seed(seed))
+        return read_answer(ids, question, clip.agents[-1], names)
+
+    def _route(self, clip: Clip, route: FloatArray | None) -> Tensor:
+        speed = float(clip.actions[-1, 0]) if len(clip.actions) and clip.actions_valid[-1] else 0.0
+        return torch.from_numpy(route_vector(route, speed)).to(self.device)[None]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def to_images(pixels: Tensor) -> ByteArray:
+    """(..., 3, H, W) in [0, 1] -> (..., H, W, 3) uint8."""
+    return (pixels.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8).movedim(-3, -1).cpu().numpy()
+
+
+def load_weights(path: Path, module: torch.nn.Module) -> None:
+    """Fills a module from safetensors; raises InputError for a missing, damaged or foreign file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(str(path)))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path}: the weights cannot be loaded ({str(error).splitlines()[0]}); the file is damaged or "
+                         "belongs to another configuration; install it anew") from None
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """A folder, a shipped name, or a hub id that is downloaded; raises InputError saying what there is."""
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    shipped = sorted(p.name for p in PRETRAINED.iterdir() if (p / "config.json").exists()) if PRETRAINED.is_dir() else []
+    if str(name) in shipped:
+        return PRETRAINED / str(name)
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")) and not Path(name).exists():
+        return _download(str(name))
+    raise InputError(f"no checkpoint {str(name)!r}: expected a shipped name ({', '.join(shipped) or 'none are installed'}), "
+                     "a folder with config.json, or a hub id such as owner/name")
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"hub id {hub_id!r} cannot be fetched ({type(error).__name__}); check the name and the network, "
+                         "or give a folder") from None
+
+
+__all__ = ["DriveWM", "GeneratedStep", "ModelConfig", "Sampling", "find_checkpoint"]

@@ -1,0 +1,115 @@
+"""Standing things of one moment as quads of the world, and the order in which to paint them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drive_wm.render_shapes import MATERIAL, Shape, agent_shape
+from drive_wm.render_state import AgentBoxes
+from drive_wm.types import ByteArray, FloatArray, IntArray, Prop, Signal
+
+LARGE_M = 3.5  # half a length from which a thing's centre no longer tells what it hides
+
+
+def ranges(starts: IntArray, counts: IntArray) -> IntArray:
+    """The concatenation of arange(start, start + count) over all pairs."""
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+
+
+@dataclass
+class Things:
+    """Things of Q quads in all. center, half: (N, 2). yaw: (N,). quads: (Q, 4, 3) world. instance_rgb: (Q, 3)."""
+
+    center: FloatArray
+    half: FloatArray
+    yaw: FloatArray
+    count: IntArray
+    quads: FloatArray
+    normals: FloatArray
+    materials: IntArray
+    instance_rgb: FloatArray
+
+    @property
+    def first(self) -> IntArray:
+        return np.cumsum(self.count) - self.count
+
+
+def assemble(shapes: Sequence[Shape], xyzyaw: FloatArray, lwh_m: FloatArray, colors: ByteArray) -> Things:
+    """Shapes put on the ground at xyzyaw (N, 4), z of the ground."""
+    count = np.array([len(s.materials) for s in shapes], np.int64)
+    if not len(shapes):
+        none = np.zeros((0, 3), np.float32)
+        return Things(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), count, np.zeros((0, 4, 3)), none,
+                      np.zeros(0, int), none)
+    local, normal = np.concatenate([s.quads for s in shapes]), np.concatenate([s.normals for s in shapes])
+    c, s = np.repeat(np.cos(xyzyaw[:, 3]), count), np.repeat(np.sin(xyzyaw[:, 3]), count)
+    quads = np.empty(local.shape)
+    x, y = local[..., 0], local[..., 1]
+    quads[..., 0] = c[:, None] * x - s[:, None] * y
+    quads[..., 1] = s[:, None] * x + c[:, None] * y
+    quads[..., 2] = local[..., 2]
+    quads += np.repeat(xyzyaw[:, :3], count, axis=0)[:, None]
+    turned = np.stack([c * normal[:, 0] - s * normal[:, 1], s * normal[:, 0] + c * normal[:, 1], normal[:, 2]], 1)
+    return Things(xyzyaw[:, :2], lwh_m[:, :2] / 2, xyzyaw[:, 3], count, quads, turned.astype(np.float32),
+                   np.concatenate([s.materials for s in shapes]), np.repeat(colors.astype(np.float32), count, axis=0))
+
+
+def agent_things(agents: AgentBoxes) -> Things:
+    sizes = [tuple(round(float(v), 2) for v in row) for row in np.maximum(agents.lwh_m, 0.1)]
+    shapes = [agent_shape(category, *size) for category, size in zip(agents.categories, sizes)]
+    ground = agents.xyzyaw.copy()
+    ground[:, 2] -= agents.lwh_m[:, 2] / 2
+    things = assemble(shapes, ground, agents.lwh_m, agents.colors)
+    state = np.repeat(np.stack([agents.brake, agents.indicator == 1, agents.indicator == -1], 1), things.count, axis=0)
+    for column, (name, lit) in enumerate((("if brake", "brake"), ("if left", "indicator"), ("if right", "indicator"))):
+        which = things.materials == MATERIAL[name]
+        things.materials = np.where(which, np.where(state[:, column], MATERIAL[lit], -1), things.materials)
+    return things
+
+
+def signal_props(props: Sequence[Prop], signals: Sequence[Signal]) -> list[Prop]:
+    """Masts for the signals that no prop shows; ``position_m`` of a signal is its head."""
+    shown = {prop.signal_id for prop in props}
+    size = np.array([0.4, 0.7, 4.6])
+    return [Prop("traffic_light", s.position_m - np.array([0.0, 0.0, 3.7]), s.yaw_rad, size, (40, 40, 44), s.id)
+            for s in signals if s.id not in shown]
+
+
+def depth_keys(center: FloatArray, half: FloatArray, yaw: FloatArray, eye: FloatArray) -> FloatArray:
+    """Painting keys (N,), to be painted from large to small: the distance of the centre, mended near large boxes.
+
+    The centre of a long facade says nothing about a car beside it: a small thing whose line of sight a large box cuts
+    is painted before that box, one that stands before the box is painted after it.
+    """
+    key = np.hypot(*(center - eye).T)
+    large = np.flatnonzero(half.max(1) > LARGE_M) if len(half) else np.zeros(0, int)
+    small = np.flatnonzero(half.max(1) <= LARGE_M) if len(half) else np.zeros(0, int)
+    if not len(large):
+        return key
+    c, s = np.cos(yaw[large]), np.sin(yaw[large])
+
+    def local(points: FloatArray) -> FloatArray:
+        d = points[:, None] - center[large]
+        return np.stack([c * d[..., 0] + s * d[..., 1], c * d[..., 1] - s * d[..., 0]], -1)
+
+    origin = local(eye[None])
+    key[large] = np.hypot(*(np.abs(origin[0]) - np.minimum(np.abs(origin[0]), half[large])).T) * 0.5 + key[large] * 0.5
+    if not len(small):
+        return key
+    ray = local(center[small]) - origin
+    ray = np.where(np.abs(ray) < 1e-6, 1e-6, ray)
+
+    def slab(margin: FloatArray) -> tuple[FloatArray, FloatArray]:
+        t1, t2 = (-margin - origin) / ray, (margin - origin) / ray
+        return np.minimum(t1, t2).max(-1), np.maximum(t1, t2).min(-1)
+
+    enter, leave = slab(half[large])
+    cuts = (enter < leave) & (leave > 0) & (enter < 1)
+    wide_enter, wide_leave = slab(half[large] + half[small].max(1)[:, None, None])
+    before = (wide_enter < wide_leave) & (wide_leave > 0) & ~cuts
+    far, near = np.where(before, key[large] - 1e-3, np.inf).min(1), np.where(cuts, key[large] + 1e-3, -np.inf).max(1)
+    key[small] = np.maximum(np.minimum(key[small], far), near)
+    return key

@@ -1,0 +1,1 @@
+"""Camera frame <-> discrete tokens and continuous latents."""

@@ -1,0 +1,118 @@
+"""What the world model learns from a batch: to fill in frames, to foresee agents, to plan, and to explain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drive_wm.encoders.actions import action_bins
+from drive_wm.encoders.agents import motion_tokens
+from drive_wm.world.model import Segment, Steps, WorldModel
+from drive_wm.world.vocabulary import RANGES, special
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    alternate: float = 0.6  # share of samples whose every second step is masked; the others have their last 1 to 3 masked
+    noise_max: float = 0.25  # up to this share of context tokens is replaced, so that rollouts do not drift
+    drop_action: float = 0.1
+    drop_caption: float = 0.5
+    drop_layout: float = 0.5
+    drop_agents: float = 0.1
+    agent_weight: float = 0.1
+
+
+def mask_steps(steps: Steps, config: ObjectiveConfig, codes: int) -> Tensor:
+    """(B, T, P, K) True where a token is to be predicted. Within a masked step the share follows a cosine (MaskGIT)."""
+    b, t, p, _ = steps.digits.shape
+    device = steps.digits.device
+    index = torch.arange(t, device=device)
+    alternate = torch.rand(b, 1, device=device) < config.alternate
+    odd = torch.randint(0, 2, (b, 1), device=device)
+    last = torch.randint(1, 4, (b, 1), device=device)
+    chosen = torch.where(alternate, (index + odd) % 2 == 0, index >= t - last) & (index > 0)
+    share = torch.cos(torch.rand(b, t, device=device) * math.pi / 2)
+    return (torch.rand(b, t, p, codes, device=device) < share[:, :, None, None]) & chosen[:, :, None, None]
+
+
+def add_noise(steps: Steps, noise_max: float, levels: Tensor) -> Steps:
+    """Replaces some tokens, half by those of other places and half by near ones, with the share told to the model."""
+    b, t, p, d = steps.digits.shape
+    device = steps.digits.device
+    noise = torch.rand(b, t, device=device) * noise_max * (torch.rand(b, t, device=device) < 0.7)
+    replaced = torch.rand(b, t, p, 1, device=device) < noise[:, :, None, None]
+    foreign = steps.digits[:, :, torch.randperm(p, device=device)]
+    near = (steps.digits + torch.randint(-1, 2, (b, t, p, d), device=device)).clamp_min(0).minimum(levels.to(device) - 1)
+    other = torch.where(torch.rand(b, t, p, 1, device=device) < 0.5, foreign, near)
+    return replace(steps, digits=torch.where(replaced, other, steps.digits), noise=noise)
+
+
+def drop_conditions(steps: Steps, config: ObjectiveConfig) -> Steps:
+    """Any modality may be missing in use, so each is dropped for some samples."""
+    b, device = steps.digits.shape[0], steps.digits.device
+
+    def kept(p: float) -> Tensor:
+        return torch.rand(b, device=device) >= p
+
+    return replace(steps, actions_valid=steps.actions_valid & kept(config.drop_action)[:, None],
+                   layout_valid=steps.layout_valid & kept(config.drop_layout),
+                   agents_valid=steps.agents_valid & kept(config.drop_agents)[:, None, None])
+
+
+def drop_caption(caption: Tensor, p: float) -> Tensor:
+    """A caption is dropped whole: its opening stays, the words become padding."""
+    dropped = torch.rand(caption.shape[0], 1, device=caption.device) < p
+    first = torch.arange(caption.shape[1], device=caption.device) == 0
+    return torch.where(dropped & ~first, special("<pad>"), caption)
+
+
+def frame_loss(model: WorldModel, hidden: Tensor, digits: Tensor, masked: Tensor) -> Tensor:
+    """Mean cross-entropy in nats a digit, over the masked tokens alone. hidden (..., P, d), digits (..., P, D), masked (..., P, K)."""
+    fsq = model.config.fsq
+    rows = masked.any(-1)
+    logits = model.digit_logits(hidden[rows])
+    target = digits[rows]
+    weight = masked[rows].repeat_interleave(len(fsq.levels), -1).float()
+    losses = torch.stack([F.cross_entropy(l.float(), target[:, i], reduction="none") for i, l in enumerate(logits)], -1)
+    return (losses * weight).sum() / weight.sum().clamp_min(1)
+
+
+def agent_loss(model: WorldModel, hidden: Tensor, steps: Steps) -> Tensor:
+    """Cross-entropy of every agent's motion token from each step to the next, where it is seen in both."""
+    ego_step = ego_steps(steps.actions[:, 1:], steps.dt_s)
+    target = motion_tokens(steps.agents[:, :-1], steps.agents[:, 1:], ego_step, steps.dt_s[:, None].expand_as(ego_step[..., 0]))
+    seen = steps.agents_valid[:, :-1] & steps.agents_valid[:, 1:] & steps.actions_valid[:, 1:, None]
+    accel, turn = model.motion_logits(hidden[:, :-1])
+    if not seen.any():
+        return accel.sum() * 0.0
+    return (F.cross_entropy(accel[seen].float(), target[seen][:, 0]) + F.cross_entropy(turn[seen].float(), target[seen][:, 1])) / 2
+
+
+def ego_steps(actions: Tensor, dt_s: Tensor) -> Tensor:
+    """Actions (B, N, 2), seconds (B,) -> (B, N, 3) x, y, yaw of each next pose in the frame of the one before."""
+    travel = actions[..., 0] * dt_s[:, None]
+    turn = travel * actions[..., 1]
+    chord = travel * torch.sinc(turn / (2 * math.pi))
+    return torch.stack([chord * torch.cos(turn / 2), chord * torch.sin(turn / 2), turn], -1)
+
+
+def segment_loss(model: WorldModel, hidden: Tensor, segment: Segment) -> Tensor:
+    """Cross-entropy of each next id where ``loss_on`` says so. hidden: (B, N, d)."""
+    assert segment.loss_on is not None
+    rows = segment.loss_on[:, :-1]
+    logits = model.text_head(hidden[:, :-1][rows])
+    return F.cross_entropy(logits.float(), segment.ids[:, 1:][rows])
+
+
+def plan_segment(actions: Tensor, valid: Tensor, route: Tensor) -> Segment:
+    """Future actions (B, N, 2) -> <plan> speed curvature speed curvature ...; route (B, F)."""
+    bins = action_bins(actions)
+    ids = torch.stack([RANGES["future_speed"].start + bins[..., 0], RANGES["future_curvature"].start + bins[..., 1]], -1)
+    opening = torch.full((len(ids), 1), special("<plan>"), device=ids.device)
+    loss_on = valid.repeat_interleave(2, -1)
+    closing = torch.zeros(len(ids), 1, dtype=torch.bool, device=ids.device)
+    return Segment(torch.cat([opening, ids.flatten(1)], 1), route, torch.cat([loss_on, closing], 1))

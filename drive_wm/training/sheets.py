@@ -1,0 +1,60 @@
+"""Sample sheets: what the model makes of a few clips, beside the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from drive_wm.datasets.shards import Sample
+from drive_wm.media import contact_sheet, write_png
+from drive_wm.model import DriveWM
+from drive_wm.types import ByteArray, Clip
+
+
+def part_of(clip: Clip, start: int, stop: int) -> Clip:
+    """Steps [start, stop) of a clip."""
+    from dataclasses import replace
+
+    return replace(
+        clip, timestamps_us=clip.timestamps_us[start:stop], frames={k: v[start:stop] for k, v in clip.frames.items()},
+        frames_valid=clip.frames_valid[start:stop], ego=clip.ego[start:stop], ego_valid=clip.ego_valid[start:stop],
+        actions=clip.actions[start:stop - 1], actions_valid=clip.actions_valid[start:stop - 1],
+        agents=clip.agents[start:stop], agents_valid=clip.agents_valid[start:stop], reasons=clip.reasons[start:stop],
+        layout=None if clip.layout is None else {k: v[start:stop] for k, v in clip.layout.items()})
+
+
+def strip(frames: dict[str, ByteArray], names: tuple[str, ...], step: int) -> ByteArray:
+    """All cameras at one step, side by side, on the height of the tallest."""
+    height = max(frames[n].shape[-3] for n in names)
+    images = [np.pad(frames[n][step], ((0, height - frames[n].shape[-3]), (0, 0), (0, 0))) for n in names]
+    return np.concatenate(images, 1)
+
+
+def tokenizer_sheet(model: DriveWM, samples: list[Sample], path: Path) -> None:
+    """Rows: truth, reconstruction; one pair a sample."""
+    rows, labels = [], []
+    for sample in samples:
+        clip = part_of(sample.clip, 0, 1)
+        made = {name: model.decode_tokens(tokens) for name, tokens in model.tokens(clip).items()}
+        rows += [[strip(dict(clip.frames), clip.rig.names, 0)], [strip(made, clip.rig.names, 0)]]
+        labels += ["truth", "tokens"]
+    write_png(path, contact_sheet(rows, labels, [sample.clip.rig.name for sample in samples[:1]]))
+
+
+def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool = True) -> None:
+    """Rows: truth and rollout under the true actions and the given layout; columns: seconds ahead."""
+    rows, labels, columns = [], [], []
+    context = model.config.context
+    for sample in samples[:2]:
+        clip = sample.clip
+        future = range(context, len(clip.timestamps_us))
+        drawn = clip.layout
+        given = (lambda i, *_: {k: v[context + i - 1] for k, v in drawn.items()}) if layout and drawn is not None else None
+        steps = list(model.rollout(part_of(clip, 0, context), clip.actions[context - 1:], layout=given,
+                                   agents=(clip.agents[context:], clip.agents_valid[context:])))
+        rows.append([strip(dict(clip.frames), clip.rig.names, t) for t in future])
+        rows.append([strip({k: v[None] for k, v in s.frames.items()}, clip.rig.names, 0) for s in steps])
+        labels += ["truth", "layout given" if given else "no layout"]
+        columns = [f"{(t - context + 1) / clip.rate_hz:g} s" for t in future]
+    write_png(path, contact_sheet(rows, labels, columns))

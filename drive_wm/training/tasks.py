@@ -1,0 +1,235 @@
+"""The Lightning modules. A step depends on (seed, step) and the weights alone; all else is derived from them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drive_wm.datasets.shards import Sample
+from drive_wm.world.reasons import answer_ids, question_ids
+from drive_wm.encoders.text import QUESTIONS
+from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig, psnr, reconstruction_loss
+from drive_wm.training.objectives import (
+    ObjectiveConfig,
+    add_noise,
+    agent_loss,
+    drop_caption,
+    drop_conditions,
+    frame_loss,
+    mask_steps,
+    plan_segment,
+    segment_loss,
+)
+from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
+from drive_wm.world.model import Segment, Steps, WorldConfig, WorldModel
+from drive_wm.world.vocabulary import special
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    lr: float = 1e-3
+    warmup: int = 100
+    final: float = 0.02  # share of lr at the end of the cosine
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    ema: float = 0.998
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """sources: KIND:PATH each. shards: a folder of packed clips to use or fill; empty puts them into the run folder."""
+
+    sources: tuple[str, ...] = ("town:0-999",)
+    weights: tuple[float, ...] = ()
+    shards: str = ""
+    width: int = 112
+    height: int = 64
+    rate_hz: float = 2.0
+    phases: int = 1
+    start_s: float = 0.0
+    end_s: float = 1e9
+    batch_size: int = 4
+    camera_dropout: float = 0.3
+    pack_workers: int = 2
+
+
+@dataclass(frozen=True)
+class TokenizerRun:
+    name: str = "tiny_tokenizer"
+    model: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig(batch_size=8, camera_dropout=0.0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = 4000
+    checkpoint_every: int = 200
+    sheet_every: int = 500
+
+
+@dataclass(frozen=True)
+class WorldRun:
+    name: str = "tiny_world"
+    tokenizer: str = ""  # a folder with a trained tokenizer; empty takes that of --from
+    model: WorldConfig = WorldConfig()
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    task_share: float = 0.25  # of the batches that learn to plan and to explain instead of to see
+    context: int = 4  # steps of context of those
+    steps: int = 6000
+    checkpoint_every: int = 200
+    sheet_every: int = 500
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to ``final``."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = min(1.0, (step - config.warmup) / max(1, steps - config.warmup))
+    return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2)
+
+
+class Task(lightning.LightningModule):
+    """What both trainings share: the weights and their running mean, the optimizer, the seed of every step."""
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig, steps: int, seed: int, start: int = 0) -> None:
+        super().__init__()
+        self.network = network
+        self.ema = copy.deepcopy(network).requires_grad_(False)
+        self.config, self.steps, self.seed, self.done = config, steps, seed, start
+        self.metrics: dict[str, float] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decayed = [p for p in self.network.parameters() if p.ndim >= 2]
+        others = [p for p in self.network.parameters() if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # samples are arrays; a step moves the tensors it makes of them
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.done)
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = learning_rate(self.config, self.done, self.steps)
+
+    def finish_step(self) -> None:
+        """Moves the running mean and the step count on; called once after every optimizer step."""
+        decay = min(self.config.ema, (1 + self.done) / (10 + self.done))
+        with torch.no_grad():
+            for mean, value in zip(self.ema.parameters(), self.network.parameters()):
+                mean.lerp_(value, 1 - decay)
+        self.done += 1
+
+
+class TokenizerTask(Task):
+    def __init__(self, network: FrameTokenizer, run: TokenizerRun, seed: int, start: int = 0) -> None:
+        super().__init__(network.to(memory_format=torch.channels_last), run.optimizer, run.steps, seed, start)
+
+    def training_step(self, batch: list[Sample], batch_idx: int) -> Tensor:
+        total, quality, count = torch.zeros((), device=self.device), 0.0, 0
+        for pixels in images_by_size(batch, self.device):
+            reconstruction = self.network(pixels)
+            total = total + reconstruction_loss(reconstruction, pixels) * len(pixels)
+            quality += float(psnr(reconstruction.detach(), pixels).sum())
+            count += len(pixels)
+        loss = total / count
+        self.metrics = {"loss": float(loss.detach()), "psnr_db": quality / count, "images": count}
+        return loss
+
+
+def images_by_size(batch: list[Sample], device: torch.device) -> list[Tensor]:
+    """Valid images of a batch as (N, 3, H, W) in [0, 1], one tensor a size."""
+    groups: dict[tuple[int, int], list[np.ndarray]] = {}
+    for sample in batch:
+        for i, camera in enumerate(sample.clip.rig.cameras):
+            images = sample.clip.frames[camera.name][sample.clip.frames_valid[:, i]]
+            groups.setdefault((camera.height, camera.width), []).extend(images)
+    return [pixels_of(np.stack(images), device).contiguous(memory_format=torch.channels_last) for images in groups.values() if images]
+
+
+class WorldTask(Task):
+    def __init__(self, network: WorldModel, tokenizer: FrameTokenizer, run: WorldRun, seed: int, start: int = 0) -> None:
+        super().__init__(network, run.optimizer, run.steps, seed, start)
+        self.run = run
+        self._frozen = [tokenizer.eval().requires_grad_(False)]  # in a list: neither trained nor in the state
+
+    @property
+    def tokenizer(self) -> FrameTokenizer:
+        return self._frozen[0]
+
+    def training_step(self, batch: list[Sample], batch_idx: int) -> Tensor:
+        self.tokenizer.to(self.device)
+        steps = steps_from_clips([s.clip for s in batch], self.tokenizer, self.device, self.network.config.agents)
+        caption = drop_caption(caption_ids([s.clip.look for s in batch], self.device), self.run.objective.drop_caption)
+        steps = drop_conditions(steps, self.run.objective)
+        task = np.random.default_rng((self.seed, self.done, 1)).random()
+        loss = self._learn_task(batch, steps, caption, task) if task < self.run.task_share else self._learn_frames(steps, caption)
+        self.metrics |= {"loss": float(loss.detach()), "tokens": float(steps.digits[..., 0].numel())}
+        return loss
+
+    def _learn_frames(self, steps: Steps, caption: Tensor) -> Tensor:
+        network, objective = self.network, self.run.objective
+        levels = torch.tensor(network.config.fsq.all_levels)
+        noisy = add_noise(steps, objective.noise_max, levels)
+        masked = mask_steps(steps, objective, network.config.fsq.codes)
+        some = masked.any(-1).any(-1)
+        noisy = replace(noisy, noise=noisy.noise * ~some)
+        inputs = replace(noisy, masked=masked, digits=torch.where(some[:, :, None, None], steps.digits, noisy.digits))
+        hidden, _ = network(caption, inputs)
+        frames = frame_loss(network, network.frame_hidden(hidden), steps.digits, masked & steps.seen[..., None])
+        agents = agent_loss(network, hidden, steps)
+        self.metrics = {"frame_nats": float(frames.detach()), "agent_nats": float(agents.detach())}
+        return frames + objective.agent_weight * agents
+
+    def _learn_task(self, batch: list[Sample], steps: Steps, caption: Tensor, task: float) -> Tensor:
+        context = min(self.run.context, steps.noise.shape[1] - 2)
+        past = add_noise(steps.part(0, context), self.run.objective.noise_max,
+                         torch.tensor(self.network.config.fsq.all_levels))
+        answers = explain_segment(batch, context - 1, self.seed * 7919 + self.done, self.device)
+        plans = self._plan(batch, steps, context)
+        segment, name = (answers, "explain_nats") if answers is not None and task < self.run.task_share / 2 else (plans, "plan_nats")
+        _, hidden = self.network(caption, past, segment)
+        assert hidden is not None and segment.loss_on is not None
+        loss = segment_loss(self.network, hidden, segment) if segment.loss_on.any() else hidden.sum() * 0.0
+        self.metrics = {name: float(loss.detach())}
+        return loss
+
+    def _plan(self, batch: list[Sample], steps: Steps, context: int) -> Segment:
+        now = context - 1
+        future = torch.from_numpy(np.stack([s.clip.actions[now:now + self.network.config.plan_steps] for s in batch])).to(self.device)
+        valid = torch.from_numpy(np.stack([s.clip.actions_valid[now:now + self.network.config.plan_steps] for s in batch])).to(self.device)
+        return plan_segment(future, valid, routes_at(batch, now, self.device))
+
+
+def routes_at(batch: list[Sample], now: int, device: torch.device) -> Tensor:
+    """(B, F) route features at step ``now``: the speed is that of the action that led there."""
+    rows = [route_vector(s.route[now], float(s.clip.actions[now - 1, 0]) if now else 0.0) for s in batch]
+    return torch.from_numpy(np.stack(rows)).to(device)
+
+
+def explain_segment(batch: list[Sample], now: int, seed: int, device: torch.device) -> Segment | None:
+    """Questions and answers about step ``now``, padded; None where no sample of the batch has a reason there."""
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[list[int], int]] = []
+    for sample in batch:
+        reason = sample.clip.reasons[now] if len(sample.clip.reasons) > now else None
+        asked = question_ids(QUESTIONS[int(rng.integers(len(QUESTIONS)))])
+        visible = tuple(i if v else "" for i, v in zip(sample.clip.agent_ids, sample.clip.agents_valid[now]))
+        rows.append((asked + (answer_ids(reason, visible) if reason else []), len(asked)))
+    if all(len(ids) == asked for ids, asked in rows):
+        return None
+    length = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), length), special("<pad>"), device=device)
+    loss_on = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
+    for i, (row, asked) in enumerate(rows):
+        ids[i, :len(row)] = torch.tensor(row, device=device)
+        loss_on[i, asked - 1:len(row) - 1] = True
+    return Segment(ids, routes_at(batch, now, device), loss_on)
+

@@ -1,0 +1,1 @@
+"""The sequence, its transformer, the heads and the decoding."""

@@ -1,0 +1,211 @@
+"""A block-causal transformer: full attention within a time step, causal over steps, with a key-value cache.
+
+Axes: B batch, N positions, S positions of one block, H query heads, G key-value heads, D head width.
+The pieces are those of Llama and Qwen3 (RMSNorm, SwiGLU, QK-norm, grouped queries, rotary positions), with the rotary
+pairs shared out over (time, row, column); text advances on the time axis alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drive_wm.types import InputError
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    kv_heads: int = 4
+    mlp: int = 704
+    rope_pairs: tuple[int, int, int] = (6, 4, 6)  # of time, row, column; their sum is half a head's width
+    rope_base: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.heads % self.kv_heads:
+            raise InputError(f"width {self.width} must divide by heads {self.heads}, and heads by kv_heads {self.kv_heads}")
+        if 2 * sum(self.rope_pairs) != self.width // self.heads:
+            raise InputError(f"rope_pairs {self.rope_pairs} must add up to half a head's width, {self.width // self.heads // 2}")
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), 1e-6).to(x.dtype)
+
+
+def rotary(config: TransformerConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (..., N, 3) of time, row, column -> cosine and sine (..., N, D/2)."""
+    angles = []
+    for axis, pairs in enumerate(config.rope_pairs):
+        frequency = config.rope_base ** (-torch.arange(pairs, device=positions.device, dtype=torch.float32) / pairs)
+        angles.append(positions[..., axis, None].float() * frequency)
+    angle = torch.cat(angles, -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(B, N, heads, D) turned by (N, D/2) or (B, N, D/2)."""
+    a, b = x.chunk(2, -1)
+    cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """q (B, S, H, D) over k, v (B, N, G, D) -> (B, S, H*D). mask: (S, N) True where a query may look.
+
+    On a CPU two plain matrix products are three times faster than the fused kernel; on a GPU the fused one is.
+    """
+    batch, s, heads, width = q.shape
+    groups = k.shape[2]
+    if q.is_cuda:
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
+                                             enable_gqa=True)
+        return out.transpose(1, 2).reshape(batch, s, heads * width)
+    folded = q.reshape(batch, s, groups, heads // groups, width).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, H/G*S, D)
+    scores = folded @ k.permute(0, 2, 3, 1) * width**-0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask.repeat(heads // groups, 1), -1e4)
+    mixed = torch.softmax(scores, -1).to(v.dtype) @ v.transpose(1, 2)
+    return mixed.unflatten(2, (heads // groups, s)).permute(0, 3, 1, 2, 4).reshape(batch, s, heads * width)
+
+
+@dataclass
+class Span:
+    """One block of a sequence: positions [start, stop) see everything before ``stop``, or only their own past."""
+
+    start: int
+    stop: int
+    causal: bool = False
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head_width = config.heads, config.kv_heads, config.width // config.heads
+        self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.q_norm, self.k_norm = RMSNorm(self.head_width), RMSNorm(self.head_width)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = [self.heads, self.groups, self.groups]
+        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_width)).split(sizes, -2)
+        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: list[Span], past: tuple[Tensor, Tensor] | None
+                ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, N, width) -> the same, with the keys and values of these N positions."""
+        q, k, v = self.project(x, cos, sin)
+        own = (k, v)
+        offset = 0
+        if past is not None:
+            offset = past[0].shape[1]
+            k, v = torch.cat([past[0].to(k.dtype), k], 1), torch.cat([past[1].to(v.dtype), v], 1)
+        pieces = []
+        for span in spans:
+            seen = offset + span.stop
+            mask = causal_mask(span, offset, x.device) if span.causal else None
+            pieces.append(attend(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], mask))
+        return self.out(torch.cat(pieces, 1)), own
+
+
+def causal_mask(span: Span, offset: int, device: torch.device) -> Tensor:
+    """(S, offset + stop): all of the past, and of the span itself what came before."""
+    row = torch.arange(span.start, span.stop, device=device)[:, None] + offset
+    return torch.arange(offset + span.stop, device=device)[None] <= row
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(config.width), Attention(config)
+        self.mlp_norm, self.mlp = RMSNorm(config.width), SwiGLU(config.width, config.mlp)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, spans: list[Span], past: tuple[Tensor, Tensor] | None
+                ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        mixed, own = self.attention(self.attention_norm(x), cos, sin, spans, past)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), own
+
+
+KeyValues = list[tuple[Tensor, Tensor]]  # one pair (B, N, G, D) a layer
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.width**-0.5 * 0.7)
+        if isinstance(module, (Attention, SwiGLU)):
+            last = module.out if isinstance(module, Attention) else module.down
+            nn.init.zeros_(last.weight)
+
+    def forward(self, x: Tensor, positions: Tensor, spans: list[Span], past: KeyValues | None = None
+                ) -> tuple[Tensor, KeyValues]:
+        """x (B, N, width) at positions (N, 3) or (B, N, 3) -> hidden (B, N, width) and the keys and values of x."""
+        cos, sin = rotary(self.config, positions)
+        keys: KeyValues = []
+        for i, layer in enumerate(self.layers):
+            x, own = layer(x, cos, sin, spans, past[i] if past is not None else None)
+            keys.append(own)
+        return self.norm(x), keys
+
+
+class Cache:
+    """Keys and values of what was read: a prefix that stays, and the newest ``window`` blocks, oldest dropped first."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.prefix: KeyValues | None = None
+        self.blocks: list[KeyValues] = []
+
+    def add(self, block: KeyValues) -> None:
+        self.blocks = [*self.blocks, block][-self.window:] if self.window else []
+
+    def past(self) -> KeyValues | None:
+        parts = ([self.prefix] if self.prefix is not None else []) + self.blocks
+        if not parts:
+            return None
+        return [(torch.cat([p[i][0] for p in parts], 1), torch.cat([p[i][1] for p in parts], 1)) for i in range(len(parts[0]))]
+
+    def copy(self) -> Cache:
+        """A cache of its own over the same tensors: futures of one past share what they have read."""
+        other = Cache(self.window)
+        other.prefix, other.blocks = self.prefix, list(self.blocks)
+        return other
+
+    def expand(self, count: int) -> Cache:
+        """The cache of one past (B = 1) for ``count`` futures, without copying memory."""
+        other = Cache(self.window)
+
+        def widen(block: KeyValues) -> KeyValues:
+            return [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in block]
+
+        other.prefix = widen(self.prefix) if self.prefix is not None else None
+        other.blocks = [widen(block) for block in self.blocks]
+        return other

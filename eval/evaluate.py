@@ -1,0 +1,145 @@
+"""Planners x renderers x logs under one protocol: rows of plain values, and their means with intervals."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from drive_wm import __version__
+from drive_wm.eval.loop import FrameCallback, simulate
+from drive_wm.eval.protocols import Protocol, config_hash, get_protocol, score_rollout
+from drive_wm.eval.sensors import SensorRenderer, make_renderer
+from drive_wm.eval.traffic import make_traffic
+from drive_wm.eval.vehicle import make_vehicle
+from drive_wm.planners.base import Planner
+from drive_wm.planners.registry import make_planner
+from drive_wm.types import FloatArray, InputError, Log, Rig, Rollout, Score
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One drive: the row for tables, and what it was made from."""
+
+    row: Row
+    rollout: Rollout
+    scores: Mapping[str, Score]
+
+
+def evaluate(logs: Iterable[Log], planners: Sequence[str | Planner],
+             renderers: Sequence[str | SensorRenderer] = ("layout",), protocol: str | Protocol = "drive@1.0",
+             seed: int = 0, *, rig: Rig | None = None,
+             on_result: Callable[[Result], None] | None = None,
+             frames: Callable[[Log, str, str], FrameCallback | None] | None = None) -> list[Result]:
+    """Let every planner drive every log through every renderer.
+
+    planners, renderers: names, paths or objects. A planner that sees no frames drives once, with renderer "none". Each
+    finished drive is given to ``on_result``. ``frames(log, planner, renderer)`` may answer with a callback that gets
+    the images of that drive. Raises InputError before the first drive where a name is unknown.
+    """
+    return list(_drives(logs, planners, renderers, get_protocol(protocol), seed, rig, on_result, frames))
+
+
+def _drives(logs: Iterable[Log], planners: Sequence[str | Planner], renderers: Sequence[str | SensorRenderer],
+            protocol: Protocol, seed: int, rig: Rig | None, on_result: Callable[[Result], None] | None,
+            frames: Callable[[Log, str, str], FrameCallback | None] | None) -> Iterator[Result]:
+    made = [make_planner(p) if isinstance(p, str) else p for p in planners]
+    eyes = [make_renderer(r) if isinstance(r, str) else r for r in renderers]
+    if not made:
+        raise InputError("no planner to evaluate, expected one or more names such as 'idm'")
+    if not eyes and any("frames" in p.requires for p in made):
+        raise InputError("a planner requires frames: give one or more renderers such as 'layout'")
+    for log in logs:
+        for planner in made:
+            watched = frames is not None and bool(eyes)
+            for eye in eyes if "frames" in planner.requires else eyes[:1] if watched else [None]:
+                callback = frames(log, planner.name, eye.name) if frames is not None and eye is not None else None
+                result = drive(log, planner, eye, protocol, seed, rig, callback)
+                if on_result is not None:
+                    on_result(result)
+                yield result
+
+
+def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol: Protocol, seed: int,
+          rig: Rig | None = None, on_frames: FrameCallback | None = None) -> Result:
+    """One drive and its row. Its seed follows from ``seed`` and the log, so that all planners meet the same world."""
+    began = time.perf_counter()
+    own = int(np.random.SeedSequence([seed, zlib.crc32(log.id.encode())]).generate_state(1)[0])
+    rollout = simulate(log, planner, renderer, vehicle=make_vehicle(protocol.vehicle), rig=rig, seed=own,
+                       start_s=protocol.start_s, duration_s=protocol.duration_s, traffic=make_traffic(protocol.traffic),
+                       replan_s=protocol.replan_s, tracking=protocol.tracking, on_frames=on_frames)
+    scores = score_rollout(rollout, protocol)
+    row: Row = {"log_id": log.id, "planner": rollout.planner, "oracle": planner.oracle,
+                "renderer": rollout.renderer if "frames" in planner.requires else "none",
+                "protocol": protocol.id, "config_hash": config_hash(protocol), "version": __version__, "seed": seed,
+                "steps": len(rollout.timestamps_us), "driven_s": (len(rollout.timestamps_us) - 1) / 10}
+    for name, score in scores.items():
+        row[name], row[f"{name}_valid"] = score.value, score.valid
+    row["render_valid"] = float(rollout.render_valid.mean())
+    row["errors"] = [f"step {step}: {message}" for step, message in rollout.plan_errors.items()]
+    row["contacts"] = [c for c in scores["no_at_fault_collision"].evidence.get("contacts", ())] \
+        if "no_at_fault_collision" in scores else []
+    row["seconds"] = time.perf_counter() - began
+    return Result(row, rollout, scores)
+
+
+def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed: int = 0,
+              resamples: int = 1000) -> list[Row]:
+    """One row per planner and renderer: count, failures, and mean, low and high of each score over its valid logs.
+
+    low, high: the 95% percentile bootstrap interval over logs (Efron, 1979). ``<name>_n`` tells over how many logs.
+    """
+    names = (*get_protocol(protocol).subscores, "total")
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["planner"], row["renderer"]), []).append(row)
+    table = []
+    for (planner, renderer), group in groups.items():
+        entry: Row = {"planner": planner, "renderer": renderer, "oracle": group[0]["oracle"], "logs": len(group),
+                      "failed": sum(bool(r["errors"]) for r in group), "protocol": group[0]["protocol"],
+                      "config_hash": group[0]["config_hash"], "version": group[0]["version"], "seed": group[0]["seed"],
+                      "render_valid": float(np.mean([r["render_valid"] for r in group])),
+                      "seconds": float(np.mean([r["seconds"] for r in group]))}
+        for name in names:
+            values = np.array([r[name] for r in group if r[f"{name}_valid"]])
+            mean, low, high = bootstrap(values, seed, resamples)
+            entry |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
+        table.append(entry)
+    return table
+
+
+def bootstrap(values: FloatArray, seed: int, resamples: int = 1000) -> tuple[float, float, float]:
+    """Mean and the 95% interval of the mean; NaN where there are no values, no interval (NaN) for a single one."""
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    if len(values) == 1:
+        return float(values[0]), float("nan"), float("nan")
+    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
+def per_step_rows(rollout: Rollout, scores: Mapping[str, Score]) -> list[Row]:
+    """One plain row a step: ids, the ego's state, the log's pose, and each score's evidence at that step (or None)."""
+    rows = []
+    for i, timestamp in enumerate(rollout.timestamps_us):
+        x, y, yaw = (float(v) for v in rollout.ego_xyyaw[i])
+        lx, ly, lyaw = (float(v) if rollout.logged_valid[i] else None for v in rollout.logged_xyyaw[i])
+        row: Row = {"log_id": rollout.log_id, "planner": rollout.planner, "renderer": rollout.renderer,
+                    "seed": rollout.seed, "step": i, "timestamp_us": int(timestamp), "x_m": x, "y_m": y, "yaw_rad": yaw,
+                    "speed_mps": float(rollout.ego_speed_mps[i]), "accel_mps2": float(rollout.ego_accel_mps2[i]),
+                    "steer_rad": float(rollout.ego_steer_rad[i]), "logged_x_m": lx, "logged_y_m": ly,
+                    "logged_yaw_rad": lyaw,
+                    "planned": rollout.plans[i] is not None, "error": rollout.plan_errors.get(i),
+                    "render_valid": bool(rollout.render_valid[i])}
+        for name, score in scores.items():
+            if name != "total":
+                row[f"{name}_step"] = None if score.per_step is None else float(score.per_step[i])
+        rows.append(row)
+    return rows
