@@ -268,7 +268,9 @@ def read_map(folder: Path) -> tuple[RoadMap | None, str]:
         crossings = tuple(np.concatenate([line_of(c["edge1"]), line_of(c["edge2"])[::-1]])
                           for c in data["pedestrian_crossings"].values())
         markings = (*painted(segments), *(kerbs(areas) if areas else ()))
-    except (KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise InputError(f"{paths[0]}: not an Argoverse 2 map ({type(error).__name__}: {error})") from error
     crossroads = tuple(np.concatenate([it.left_m, it.right_m[::-1]]) for it in lanes.values() if it.is_intersection)
     return RoadMap(city, lanes, tuple(areas), crossroads, crossings, markings=markings), city

@@ -44,6 +44,8 @@ OPTIONAL_COLUMNS = ("z_m", "roll_rad", "pitch_rad", "speed_mps", "accel_mps2", "
 REPORTED_COLUMNS = ("speed_mps", "yaw_rate_radps", "yaw_rad")
 MAX_IMAGE_SIDE = 16_384
 MAX_TIMESTAMP_US = 2**62
+MAX_POSITION_M = 2e7    # no local frame on earth is larger
+MAX_ROUTE_POINTS = 20_000
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 TAIL_BYTES = 4096  # cameras pad their JPEGs; the end marker is looked for in this many last bytes
@@ -262,10 +264,11 @@ def number(text: str | None) -> float:
 def timestamp(text: str | None) -> int:
     """A cell as whole microseconds, exactly; -1 where it is none."""
     try:
-        return int(text or "")
+        value = int(text or "")
     except ValueError:
-        value = number(text)
-        return round(value) if np.isfinite(value) and abs(value) < MAX_TIMESTAMP_US else -1
+        real = number(text)
+        value = round(real) if np.isfinite(real) else -1
+    return value if 0 <= value < MAX_TIMESTAMP_US else -1
 
 
 def read_table(path: Path) -> dict[str, list[str | None]]:
@@ -291,11 +294,12 @@ def reported(values: FloatArray) -> list[float | None]:
 def read_ego(path: Path) -> tuple[Poses, dict[str, Any]]:
     """The rig's poses, and what `health` needs to judge them: the columns as reported, and the lines dropped.
 
-    A row with a NaN is kept with valid False; a row whose time does not increase is dropped. No valid row: InputError.
+    A row with a NaN, or a place not on earth, is kept with valid False; a row whose time does not increase is dropped.
+    Raises InputError where no row is valid.
     """
     table = read_table(path)
     raw_times = np.array([timestamp(text) for text in table["timestamp_us"]], dtype=np.int64)
-    readable = np.flatnonzero((raw_times >= 0) & (raw_times < MAX_TIMESTAMP_US))
+    readable = np.flatnonzero(raw_times >= 0)
     kept = readable[increasing(raw_times[readable])]
     columns = {name: np.array([number(text) for text in table[name]], dtype=np.float64)[kept]
                for name in (*REQUIRED_COLUMNS[1:], *OPTIONAL_COLUMNS) if name in table}
@@ -305,7 +309,7 @@ def read_ego(path: Path) -> tuple[Poses, dict[str, Any]]:
         attitude[name] = np.where(empty, 0.0, columns[name])
     parts = {**columns, **attitude}
     pose = np.stack([parts[name] for name in ("x_m", "y_m", "z_m", "roll_rad", "pitch_rad", "yaw_rad")], -1)
-    valid = np.isfinite(pose).all(1)
+    valid = np.isfinite(pose).all(1) & (np.abs(pose) < MAX_POSITION_M).all(1)
     if not valid.any():
         raise InputError(f"{path}: none of its {len(raw_times)} rows is a valid pose; "
                          f"expected numbers in {', '.join(REQUIRED_COLUMNS)}")
@@ -333,7 +337,7 @@ def list_images(folder: Path) -> dict[int, ImageFile | VideoFrame]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
-        if not re.fullmatch(r"\d{1,18}", path.stem):
+        if not re.fullmatch(r"[0-9]{1,19}", path.stem) or int(path.stem) >= MAX_TIMESTAMP_US:
             raise InputError(f"{path}: expected an image named by its time, <timestamp_us>{path.suffix}")
         if int(path.stem) in images:
             raise InputError(f"{path}: two images of one camera at the same time")
@@ -384,7 +388,9 @@ def driven_route(ego: Poses, extend_m: float = 60.0, spacing_m: float = 1.0) -> 
         if np.linalg.norm(point - steps[-1]) >= spacing_m / 2:
             steps.append(point)
     end = steps[-1] + max(extend_m, 1e-3) * heading / max(float(np.linalg.norm(heading)), 1e-9)
-    return np.round(resample_polyline(np.array([*steps, end]), spacing_m), 3).tolist()
+    path = np.array([*steps, end])
+    length_m = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())  # a pose that jumps may make it absurd
+    return np.round(resample_polyline(path, max(spacing_m, length_m / MAX_ROUTE_POINTS)), 3).tolist()
 
 
 class DriveFolderSource:

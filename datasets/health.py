@@ -376,7 +376,7 @@ def frozen(log: Log, camera: str, times: IntArray, images: dict[int, FloatArray]
 
 
 def shift_of(before: FloatArray, after: FloatArray) -> float:
-    """Pixels that the upper part of a scene, the far one, moved to the right; NaN where the two have nothing in common."""
+    """Pixels that the upper part of a scene, the far one, moved to the right; NaN where the two share nothing."""
     rows = before.shape[0] * 6 // 10
     window = cv2.createHanningWindow((before.shape[1], rows), cv2.CV_32F)
     (dx, _), response = cv2.phaseCorrelate(before[:rows], after[:rows], window)
@@ -410,8 +410,8 @@ def turning_seen(log: Log, camera: Camera, times: IntArray, images: dict[int, Fl
 
     side = correlation(told(0), centred=False)
     if side < -0.6:
-        yield Finding("error", "mirrored image", camera.name, "the scene turns to the other side than the poses do: "
-                      "the images are mirrored, or yaw is")
+        yield Finding("error", "mirrored image", camera.name,
+                      "the scene turns to the other side than the poses do: the images or the yaw are mirrored")
     lags = np.arange(-MAX_LAG_US, MAX_LAG_US + 1, 50_000)
     fit = np.array([correlation(told(int(lag)), centred=True) for lag in lags])
     now = fit[len(lags) // 2]
@@ -419,7 +419,9 @@ def turning_seen(log: Log, camera: Camera, times: IntArray, images: dict[int, Fl
         return
     best = int(np.nanargmax(fit))
     if fit[best] > 0.8 and abs(lags[best]) >= 150_000 and 1 - fit[best] ** 2 < 0.6 * (1 - max(now, 0.0) ** 2):
-        yield Finding("error", "clock offset", camera.name, f"the images show the turns of {lags[best] / 1e6:+.2f} s from their times")
+        late = "late" if lags[best] < 0 else "early"
+        yield Finding("error", "clock offset", camera.name,
+                      f"against the poses, the times of the images are {abs(lags[best]) / 1e6:.2f} s too {late}")
 
 
 # --- agents -------------------------------------------------------------------------------------------------------

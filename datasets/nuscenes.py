@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from drive_wm.datasets.drive_folder import ImageFile, RecordedFrames
-from drive_wm.datasets.nuscenes_extras import SceneExtras, TrackExtras, read_extras
+from drive_wm.datasets.nuscenes_extras import SceneExtras, TrackExtras, extras_path, read_extras
 from drive_wm.datasets.nuscenes_map import read_expansion
 from drive_wm.datasets.nuscenes_names import CATEGORY_OF, TABLES, token
 from drive_wm.datasets.sources import nearest
@@ -40,6 +41,17 @@ from drive_wm.types import (
 LICENCE = "CC BY-NC-SA 4.0 with the nuScenes terms of use (non-commercial)"
 MAP_MARGIN_M = 120.0
 MAX_VELOCITY_GAP_US = 1_500_000  # as the devkit's box_velocity
+
+
+@contextmanager
+def _whole(what: str) -> Iterator[None]:
+    """Any way in which damaged tables make reading fail, told as one InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, AssertionError, OSError) as error:
+        raise InputError(f"{what} cannot be read: {error!r}; tables and maps/ must be whole and of one set") from error
 
 
 def _devkit() -> Any:
@@ -95,32 +107,31 @@ class NuScenesSource:
     @cached_property
     def nusc(self) -> Any:
         """The devkit's database, loaded on first use."""
-        try:
+        with _whole(str(self.root / self.version)):
             return _devkit()(version=self.version, dataroot=str(self.root), verbose=False)
-        except (AssertionError, KeyError, ValueError, OSError) as error:
-            raise InputError(f"{self.root / self.version}: the devkit cannot open it: {error!r}; "
-                             "tables and maps/ must belong together") from error
 
     @cached_property
     def scenes(self) -> dict[str, dict[str, Any]]:
         """Log id -> scene record."""
         found: dict[str, dict[str, Any]] = {}
-        for scene in self.nusc.scene:
-            ours = (self.root / self.version / "drive_wm" / f"{scene['name']}.json").is_file()
-            found[self.nusc.get("log", scene["log_token"])["logfile"] if ours else scene["name"]] = scene
+        with _whole(str(self.root / self.version / "scene.json")):
+            for scene in self.nusc.scene:
+                ours = extras_path(self.root / self.version, scene["name"]).is_file()
+                found[self.nusc.get("log", scene["log_token"])["logfile"] if ours else scene["name"]] = scene
         return found
 
     @cached_property
     def splits(self) -> dict[str, str]:
         """Scene name -> split: splits.json of the version if it is there, else the devkit's official lists."""
         path = self.root / self.version / "splits.json"
-        if path.is_file():
-            lists = json.loads(path.read_text())
-        else:
-            from nuscenes.utils.splits import create_splits_scenes
+        with _whole(str(path)):
+            if path.is_file():
+                lists = json.loads(path.read_text())
+            else:
+                from nuscenes.utils.splits import create_splits_scenes
 
-            lists = create_splits_scenes()
-        return {name: split for split in SPLITS for name in (*lists.get(f"mini_{split}", ()), *lists.get(split, ()))}
+                lists = create_splits_scenes()
+            return {name: split for split in SPLITS for key in (f"mini_{split}", split) for name in lists.get(key, ())}
 
     def log_ids(self) -> list[str]:
         return list(self.scenes)
@@ -129,11 +140,8 @@ class NuScenesSource:
         """One scene as a Log; images stay on disk. Raises InputError for an unknown id or broken tables."""
         if log_id not in self.scenes:
             raise InputError(f"{self.root}: no log {log_id!r}{nearest(log_id, self.log_ids())}")
-        try:
+        with _whole(f"scene {log_id} of {self.root / self.version}"):
             return self._load(log_id, self.scenes[log_id])
-        except KeyError as error:
-            raise InputError(f"scene {log_id}: its tables lack or refer to a missing {error}; "
-                             f"copy {self.version}/ again") from error
 
     def _load(self, log_id: str, scene: dict[str, Any]) -> Log:
         extras = read_extras(self.root / self.version, scene["name"])
@@ -156,11 +164,16 @@ class NuScenesSource:
         return Log(log_id, "nuscenes", rig, ego, frames, tracks, road_map, signals, _look(scene["description"]), texts,
                    licence=LICENCE, location=location, split=split, metadata={"scene_token": scene["token"]})
 
-    def _chain(self, table: str, first: str) -> Iterator[dict[str, Any]]:
+    def _chain(self, table: str, first: str, link: str = "next") -> Iterator[dict[str, Any]]:
+        """The record of a token and those after it. Raises InputError where they run in a circle."""
+        seen: set[str] = set()
         while first:
+            if first in seen:
+                raise InputError(f"{self.root / self.version}/{table}.json: the records after {first} run in a circle")
+            seen.add(first)
             record = self.nusc.get(table, first)
             yield record
-            first = record["next"]
+            first = record[link]
 
     def _channels(self, samples: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         """Channel -> its sample_data of the scene by time, keyframes and sweeps; radars are left aside."""
@@ -172,9 +185,8 @@ class NuScenesSource:
         for channel, made in heads.items():
             record = self.nusc.get("sample_data", made)
             if record["sensor_modality"] in ("camera", "lidar"):
-                while record["prev"]:
-                    record = self.nusc.get("sample_data", record["prev"])
-                found[channel] = list(self._chain("sample_data", record["token"]))
+                before = list(self._chain("sample_data", record["prev"], "prev"))
+                found[channel] = [*before[::-1], *self._chain("sample_data", made)]
         return found
 
     def _rig(self, channels: dict[str, list[dict[str, Any]]], extras: SceneExtras | None) -> Rig:
@@ -198,7 +210,7 @@ class NuScenesSource:
         times = sorted(by_time)
         poses = pose_from_quaternion(_unshift([by_time[t]["translation"] for t in times], extras),
                                      np.array([by_time[t]["rotation"] for t in times]))
-        return Poses(np.array(times, np.int64), poses, np.ones(len(times), bool))
+        return Poses(np.array(times, np.int64), poses, np.isfinite(poses).all((1, 2)))
 
     def _tracks(self, samples: list[dict[str, Any]], extras: SceneExtras | None) -> tuple[Track, ...]:
         """Instances at the samples from their first to their last annotation, invalid where one lacks."""
@@ -265,7 +277,8 @@ def _track(instance: str, records: dict[int, dict[str, Any]], times_us: IntArray
     return Track(
         own.id, own.category, np.array([length, width, height], np.float64), times_us[first:last + 1],
         spread(position, np.float64), spread(np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0]), np.float64),
-        spread(np.ones(len(rows)), bool), None if velocity is None else spread(velocity, np.float64), own.color_rgb,
+        spread(np.isfinite(position).all(1), bool), None if velocity is None else spread(velocity, np.float64),
+        own.color_rgb,
         None if own.brake is None else spread(own.brake, bool),
         None if own.indicator is None else spread(own.indicator, np.int8))
 

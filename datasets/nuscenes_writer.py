@@ -41,7 +41,8 @@ from drive_wm.types import FloatArray, FrameError, InputError, IntArray, Log, Po
 MARGIN_M = 50.0
 LARGEST_M = 1000.0  # a log that reaches further is moved near the origin: the mask covers all from there to its end
 MAX_GAP_US = 600_000
-JPEG_QUALITY = 95
+# full colour resolution: a lamp that is two pixels wide keeps its colour
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 EMPTY_CLOUD = "samples/LIDAR_TOP/empty.pcd.bin"
 LIDAR_MOUNT = {"translation": [0.94, 0.0, 1.84], "rotation": [0.5**0.5, 0.0, 0.0, -(0.5**0.5)]}
 Progress = Callable[[str], None]
@@ -175,6 +176,9 @@ class _Scene:
     def token(self, *parts: object) -> str:
         return token(self.log.id, *parts)
 
+    def file(self, camera: str, timestamp_us: int, is_key: bool) -> str:
+        return f"{'samples' if is_key else 'sweeps'}/{camera}/{self.name}__{camera}__{timestamp_us}.jpg"
+
     def moved(self, xyz: FloatArray) -> list[float]:
         return [float(xyz[0] + self.shift_m[0]), float(xyz[1] + self.shift_m[1]), float(xyz[2])]
 
@@ -273,27 +277,31 @@ class _Writer:
 
     def _images(self, scene: _Scene, samples: list[dict[str, Any]]) -> list[tuple[str, int]]:
         """The sample_data of every channel, and the pictures; returns the frames that could not be read."""
-        missing: list[tuple[str, int]] = []
+        missing = self._pictures(scene)
         for camera in scene.log.rig.cameras:
             rotation = quaternion_from_rotation(camera.rig_from_camera[:3, :3]).tolist()
             mount = self._mount(scene, camera.name, "camera", translation=camera.rig_from_camera[:3, 3].tolist(),
                                 rotation=rotation, camera_intrinsic=camera.intrinsics.tolist())
-            records = []
-            for timestamp_us, k, is_key in scene.images[camera.name]:
-                folder = f"{'samples' if is_key else 'sweeps'}/{camera.name}"
-                file = f"{folder}/{scene.name}__{camera.name}__{timestamp_us}.jpg"
-                try:
-                    self._picture(scene.log, camera.name, timestamp_us, self.root / file)
-                except FrameError:
-                    missing.append((camera.name, timestamp_us))
-                    continue
-                records.append(self._record(scene, camera.name, samples[k], timestamp_us, mount, fileformat="jpg",
-                                            is_key_frame=is_key, height=camera.height, width=camera.width,
-                                            filename=file))
-            self._chain(records)
+            self._chain([self._record(scene, camera.name, samples[k], timestamp_us, mount, fileformat="jpg",
+                                      is_key_frame=is_key, height=camera.height, width=camera.width,
+                                      filename=scene.file(camera.name, timestamp_us, is_key))
+                         for timestamp_us, k, is_key in scene.images[camera.name]
+                         if (camera.name, timestamp_us) not in missing])
         mount = self._mount(scene, "LIDAR_TOP", "lidar", **LIDAR_MOUNT, camera_intrinsic=[])
         self._chain([self._record(scene, "LIDAR_TOP", sample, sample["timestamp"], mount, fileformat="pcd",
                                   is_key_frame=True, height=0, width=0, filename=EMPTY_CLOUD) for sample in samples])
+        return missing
+
+    def _pictures(self, scene: _Scene) -> list[tuple[str, int]]:
+        """All images by time, not by camera: frames that are drawn come for all cameras at once."""
+        missing: list[tuple[str, int]] = []
+        due = [(timestamp_us, camera, is_key) for camera, images in scene.images.items()
+               for timestamp_us, _, is_key in images]
+        for timestamp_us, camera, is_key in sorted(due, key=lambda image: image[0]):
+            try:
+                self._picture(scene.log, camera, timestamp_us, self.root / scene.file(camera, timestamp_us, is_key))
+            except FrameError:
+                missing.append((camera, timestamp_us))
         return missing
 
     def _chain(self, records: list[dict[str, Any]]) -> None:
@@ -303,7 +311,7 @@ class _Writer:
     @staticmethod
     def _picture(log: Log, camera: str, timestamp_us: int, path: Path) -> None:
         image = cv2.cvtColor(log.frames.read(camera, timestamp_us), cv2.COLOR_RGB2BGR)
-        ok, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        ok, encoded = cv2.imencode(".jpg", image, JPEG)
         if not ok:
             raise InputError(f"log {log.id}: the frame of {camera} at {timestamp_us} cannot be written as JPEG")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -381,7 +389,8 @@ class _Writer:
 
 def _mix(values: FloatArray, before: IntArray, after: IntArray, weight: FloatArray) -> FloatArray:
     w = weight[:, None]
-    return values[before] * (1 - w) + values[after] * w
+    mixed: FloatArray = np.add(values[before] * (1.0 - w), values[after] * w)
+    return mixed
 
 
 def _speeds(position: FloatArray, times_us: IntArray, velocity: FloatArray | None) -> FloatArray:

@@ -58,7 +58,11 @@ class RenderedFrames:
         log = self._log
         pose, valid = interpolate_poses(log.ego, np.array([timestamp_us]))
         if timestamp_us not in self._times or not valid[0]:
-            raise FrameError(f"{log.id} has no image at {timestamp_us}; it has {len(self._times)} from {log.start_us} to {log.end_us}")
+            raise FrameError(
+                f"{log.id} has no image at {timestamp_us}; it has {len(self._times)}, {log.start_us} to {log.end_us}"
+            )
         if self._renderer is None:
             self._renderer = render.Renderer(log.map or RoadMap(log.id), log.look, log.signals)
-        return self._renderer.draw(log.rig, pose[0], render.agents_at(log, timestamp_us), render.signals_at(log, timestamp_us))
+        return self._renderer.draw(
+            log.rig, pose[0], render.agents_at(log, timestamp_us), render.signals_at(log, timestamp_us)
+        )

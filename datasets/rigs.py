@@ -17,7 +17,9 @@ NUSCENES_SIX = (
 )
 
 
-def _camera(name: str, xyz_m: tuple[float, float, float], yaw_deg: float, fov_deg: float, width: int, height: int) -> Camera:
+def _camera(
+    name: str, xyz_m: tuple[float, float, float], yaw_deg: float, fov_deg: float, width: int, height: int
+) -> Camera:
     focal = width / 2 / np.tan(np.radians(fov_deg) / 2)
     intrinsics = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
     return Camera(name, width, height, intrinsics, _looking(xyz_m, yaw_deg))
@@ -34,7 +36,9 @@ def _looking(xyz_m: tuple[float, float, float], yaw_deg: float) -> FloatArray:
 
 def nuscenes_six(width: int = 112, height: int = 64) -> Rig:
     """Six cameras placed much as on a nuScenes car, left to right as one would lay the pictures out."""
-    return Rig("nuscenes_six", tuple(_camera(n, (x, y, z), yaw, fov, width, height) for n, x, y, z, yaw, fov in NUSCENES_SIX))
+    return Rig(
+        "nuscenes_six", tuple(_camera(n, (x, y, z), yaw, fov, width, height) for n, x, y, z, yaw, fov in NUSCENES_SIX)
+    )
 
 
 def dash(width: int = 224, height: int = 128) -> Rig:

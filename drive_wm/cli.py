@@ -210,7 +210,7 @@ def evaluate(source: SourceOption, log: LogOption = None, out: OutOption = None,
              overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny", planner: PlannersOption = [],
              renderer: RenderersOption = ["layout"], duration: DurationOption = 15.0) -> None:
     """Planners drive in the closed loop; how they fared."""
-    _do("evaluate", out, overwrite, "drive_wm.eval.evaluate:evaluate", source=source, log=log, seed=seed,
+    _do("evaluate", out, overwrite, "drive_wm.eval.command:evaluate", source=source, log=log, seed=seed,
         checkpoint=checkpoint, planners=planner, renderers=renderer, duration_s=duration)
 
 
@@ -261,10 +261,11 @@ def _do(command: str, out: Path | None, overwrite: bool, function: str | Callabl
     call = load_object(function) if isinstance(function, str) else function
     print(f"run folder: {folder}", flush=True)
     with _nothing_half_written(folder, command):
-        call(out=folder, **options)
+        answer = call(out=folder, **options)
     summary = read_summary(folder)
-    if summary is not None:
-        _results(command, summary["results"])
+    results = summary["results"] if summary is not None else answer
+    if isinstance(results, Mapping):
+        _results(command, results)
     if (folder / "report.html").is_file():
         print(f"report: {folder / 'report.html'}")
 
@@ -314,7 +315,9 @@ def _facts(title: str, facts: Mapping[str, Any]) -> None:
 def _say(value: Any) -> str:
     from drive_wm.eval.report import cell
 
-    return ", ".join(map(cell, value)) if isinstance(value, (list, tuple)) else cell(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_say(item)}" for key, item in value.items())
+    return ", ".join(map(_say, value)) or "none" if isinstance(value, (list, tuple)) else cell(value)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

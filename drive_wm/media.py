@@ -244,8 +244,8 @@ def draw_boxes_in_camera(image: ByteArray, camera: Camera, world_from_rig: Float
         if i < len(labels) and labels[i] and corners[:, 2].min() > NEAR_M:
             uvw = corners @ camera.intrinsics.T
             uv = uvw[:, :2] / uvw[:, 2:]
-            at = int(np.clip(uv[:, 0].min(), 0, out.shape[1])), int(max(10, uv[:, 1].min() - 4))
-            _text(out, labels[i], at, 0.35, color)
+            if (uv.max(0) > 0).all() and (uv.min(0) < (camera.width, camera.height)).all():
+                _text(out, labels[i], (int(max(0, uv[:, 0].min())), int(max(10, uv[:, 1].min() - 4))), 0.35, color)
     return out
 
 

@@ -46,6 +46,7 @@ from drive_wm.types import (
 __all__ = ["AgentBoxes", "Renderer", "agents_at", "default_color", "draw_log", "signals_at"]
 NEAR_M = 0.3
 RANGE_M = 120.0
+HORIZON_M = 1500.0
 SUPERSAMPLE = 2
 FAR_PX = 4e5  # beyond, coordinates are cut: OpenCV counts in 32 bits
 SHIFT = 4  # fractional bits of the pixel coordinates given to OpenCV
@@ -61,14 +62,15 @@ class Renderer:
         self.ground = Ground(road_map)
         self.ground_rgb = {"picture": self.ground.colors(self.light.flat), "layout": self.ground.colors(LAYOUT_FLAT)}
         props = [*road_map.props, *signal_props(road_map.props, signals)]
-        self._signal_of = np.array([p.signal_id or "" for p in props])
+        self._signal_of = [prop.signal_id or "" for prop in props]
         shapes = [_prop_shape(prop, look.night) for prop in props]
         xyzyaw = np.array([[*p.position_m, p.yaw_rad] for p in props], float).reshape(-1, 4)
         lwh = np.array([p.size_lwh_m for p in props], float).reshape(-1, 3)
-        self.static = assemble(shapes, xyzyaw, lwh, np.array([p.color_rgb for p in props], np.uint8).reshape(-1, 3))
-        self._static_rgb = {style: self._paint(self.static, style) for style in STYLES}
-        self._lamp_of = {MATERIAL["if " + name]: SIGNAL_STATES.index(name) for name in ("green", "yellow", "red")}
-        self._lit = {m: MATERIAL["lamp " + SIGNAL_STATES[i]] for m, i in self._lamp_of.items()}
+        rgb = np.array([p.color_rgb for p in props], np.uint8).reshape(-1, 3)
+        self.static = {"picture": assemble(shapes, xyzyaw, lwh, rgb),
+                       "layout": assemble([shape.without(LAYOUT_HIDDEN) for shape in shapes], xyzyaw, lwh, rgb)}
+        self._static_rgb = {style: self._paint(self.static[style], style) for style in STYLES}
+        self._lamps = self._lamp_table()
 
     def draw(self, rig: Rig, world_from_rig: FloatArray, agents: AgentBoxes, signal_states: Mapping[str, int],
              style: str = "picture") -> dict[str, ByteArray]:
@@ -93,17 +95,16 @@ class Renderer:
     def _standing(self, origin: FloatArray, agents: AgentBoxes, signal_states: Mapping[str, int],
                   style: str) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Quads (Q, 4, 3) relative to origin in painting order, their normals and colours (Q, 3)."""
-        static = self.static
+        static = self.static[style]
         reach = np.hypot(*(static.center - origin[:2]).T) - static.half.max(1, initial=0.0)
         near = np.flatnonzero(reach < RANGE_M)
         rows = ranges(static.first[near], static.count[near])
         materials, colors = static.materials[rows], self._static_rgb[style][rows]
-        owner = np.repeat(self._signal_of[near], static.count[near])
-        for row in np.flatnonzero(materials >= MATERIAL["if green"]):
-            kind = int(materials[row])
-            lit = signal_states.get(str(owner[row]), 0) == self._lamp_of[kind]
-            materials[row] = self._lit[kind] if lit else MATERIAL["lamp off"]
-            colors[row] = self._lamp_rgb(int(materials[row]), style)
+        lamps = np.flatnonzero(materials >= MATERIAL["if green"])
+        owner = np.repeat(near, static.count[near])[lamps]
+        for row, kind, prop in zip(lamps.tolist(), materials[lamps].tolist(), owner.tolist()):
+            state, off, lit = self._lamps[style, kind]
+            colors[row] = lit if signal_states.get(self._signal_of[prop], 0) == state else off
         here = agents.select(np.hypot(*(agents.xyzyaw[:, :2] - origin[:2]).T) < RANGE_M) if len(agents) else agents
         moving = agent_things(here)
         keys = depth_keys(np.concatenate([static.center[near], moving.center]),
@@ -112,21 +113,26 @@ class Renderer:
         materials = np.concatenate([materials, moving.materials])
         count = np.concatenate([static.count[near], moving.count])
         order = np.argsort(-np.repeat(keys, count), kind="stable")
-        shown = materials >= 0 if style == "picture" else (materials >= 0) & ~LAYOUT_HIDDEN[materials]
-        order = order[shown[order]]
+        order = order[materials[order] >= 0]
         quads = np.concatenate([static.quads[rows], moving.quads])[order] - origin
         normals = np.concatenate([static.normals[rows], moving.normals])[order]
         return quads.astype(np.float32), normals, np.concatenate([colors, self._paint(moving, style)])[order]
 
-    def _lamp_rgb(self, material: int, style: str) -> FloatArray:
-        one, up = np.array([material]), np.array([[1.0, 0.0, 0.0]], np.float32)
-        none = np.zeros((1, 3), np.float32)
-        return (self.light.paint(one, none, up) if style == "picture" else layout_paint(one, none, up))[0]
+    def _lamp_table(self) -> dict[tuple[str, int], tuple[int, FloatArray, FloatArray]]:
+        """(style, material) of a traffic light's lamp -> the state that lights it, its colours dark and lit."""
+        none, ahead = np.zeros((2, 3), np.float32), np.array([[1.0, 0.0, 0.0]] * 2, np.float32)
+        table = {}
+        for name in ("green", "yellow", "red"):
+            pair = np.array([MATERIAL["lamp off"], MATERIAL["lamp " + name]])
+            painted = {"picture": self.light.paint(pair, none, ahead), "layout": layout_paint(pair, none, ahead)}
+            for style, rgb in painted.items():
+                table[style, MATERIAL["if " + name]] = (SIGNAL_STATES.index(name), rgb[0], rgb[1])
+        return table
 
     def _camera(self, view: _View, camera: Camera, origin: FloatArray, flat: Flat,
                 standing: tuple[FloatArray, FloatArray, FloatArray], style: str) -> ByteArray:
         quads, normals, colors = standing
-        image = self._backdrop(view, style)
+        image = self._backdrop(view, flat.slope, style)
         if len(flat.starts):
             self._draw_flat(image, view, flat, style)
         if len(quads):
@@ -159,18 +165,22 @@ class Renderer:
         if style == "picture":
             _veil(image, view, self.light)
 
-    def _backdrop(self, view: _View, style: str) -> ByteArray:
-        """Sky by elevation, and the ground plane under the ego out to the horizon."""
+    def _backdrop(self, view: _View, slope: FloatArray, style: str) -> ByteArray:
+        """Sky by elevation, a level ground plane out to the horizon, and a near one that slopes as the streets do."""
         if style == "layout":
             rows = np.broadcast_to(np.array(LAYOUT_SKY, np.uint8), (view.height, 3))
         else:
             up = np.clip(view.row_up / 0.55, 0.0, 1.0)[:, None] ** 0.7
             rows = (self.light.horizon * (1 - up) + self.light.zenith * up).astype(np.uint8)
         image: ByteArray = np.tile(rows, (1, view.width)).reshape(view.height, view.width, 3)
-        far = 1500.0
-        plane = np.array([[-far, -far, 0], [far, -far, 0], [far, far, 0], [-far, far, 0]], np.float32)
-        rgb = self.light.flat["ground"] if style == "picture" else np.array(LAYOUT_FLAT["ground"])
-        view.fill(image, view.project(plane), np.array([4]), np.asarray(rgb)[None], np.ones(1, bool))
+        square = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32)
+        planes = [square * HORIZON_M]
+        if slope.any():
+            planes.append(np.column_stack([square[:, :2], square[:, :2] @ slope]).astype(np.float32) * RANGE_M)
+        rgb = np.asarray(self.light.flat["ground"] if style == "picture" else LAYOUT_FLAT["ground"], np.float32)
+        count = len(planes)
+        view.fill(image, view.project(np.concatenate(planes)), np.full(count, 4), np.tile(rgb, (count, 1)),
+                  np.ones(count, bool))
         return image
 
 

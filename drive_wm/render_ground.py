@@ -15,12 +15,16 @@ DASH_M, DASH_GAP_M = 3.0, 4.5
 STRIPE_M = 0.55
 RIBBON_POINTS = 12  # a long line is cut into ribbons of so many points, so that they can be culled one by one
 PAINT_REACH_M = 70.0
+LEVEL_M = 0.05  # streets whose heights differ by less are level
 STRIPE_REACH_M = 45.0
 
 
 @dataclass(frozen=True)
 class Flat:
-    """Ground polygons near a place. points: (V, 3) relative to it. starts, counts, index, convex, reach_m: (P,)."""
+    """Ground polygons near a place. points: (V, 3) relative to it. starts, counts, index, convex, reach_m: (P,).
+
+    slope: (2,) of the plane through that place that fits the points best, zero where they are level.
+    """
 
     points: FloatArray
     starts: IntArray
@@ -28,6 +32,7 @@ class Flat:
     index: IntArray
     convex: BoolArray
     reach_m: FloatArray
+    slope: FloatArray
 
 
 def _open(polygon: FloatArray) -> FloatArray:
@@ -36,6 +41,14 @@ def _open(polygon: FloatArray) -> FloatArray:
     if polygon.shape[1] == 2:
         polygon = np.concatenate([polygon, np.zeros((len(polygon), 1))], 1)
     return polygon[:-1] if len(polygon) > 3 and np.allclose(polygon[0], polygon[-1]) else polygon
+
+
+def _slope(points: FloatArray, range_m: float) -> FloatArray:
+    if not len(points) or float(np.ptp(points[:, 2])) < LEVEL_M:
+        return np.zeros(2)
+    near = points[(np.abs(points[:, :2]) < range_m).all(1)].astype(float)
+    slope: FloatArray = np.linalg.lstsq(near[:, :2], near[:, 2], rcond=None)[0]
+    return slope
 
 
 def stripes(crossing: FloatArray) -> Iterator[FloatArray]:
@@ -130,5 +143,6 @@ class Ground:
         counts = self.counts[index]
         ends = np.cumsum(counts)
         rows = np.repeat(self.starts[index] - (ends - counts), counts) + np.arange(int(counts.sum()))
-        return Flat((self.points[rows] - origin).astype(np.float32), ends - counts, counts, index, self.convex[index],
-                    self.reach_m[index])
+        points = (self.points[rows] - origin).astype(np.float32)
+        return Flat(points, ends - counts, counts, index, self.convex[index], self.reach_m[index],
+                    _slope(points, range_m))

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from drive_wm.types import FloatArray, IntArray, Look
+from drive_wm.types import BoolArray, FloatArray, IntArray, Look
 
 # name: (picture colour, share of the instance's colour in a picture, the same two in a layout, emissive)
 _MATERIALS: dict[str, tuple[tuple[int, int, int], float, tuple[int, int, int], float, bool]] = {
@@ -62,6 +62,11 @@ class Shape:
     quads: FloatArray
     normals: FloatArray
     materials: IntArray
+
+    def without(self, hidden: BoolArray) -> Shape:
+        """The shape less its quads of hidden materials; hidden: one flag a material."""
+        keep = ~hidden[self.materials]
+        return Shape(self.quads[keep], self.normals[keep], self.materials[keep])
 
 
 class _Builder:
@@ -257,7 +262,7 @@ class Light:
 
     def __init__(self, look: Look) -> None:
         rng = np.random.default_rng(look.seed)
-        day = float(np.clip((look.sun + 0.02) / 0.12, 0.0, 1.0))
+        day = float(np.clip((look.sun + 0.15) / 0.2, 0.0, 1.0))
         low = float(np.clip(1.0 - abs(look.sun - 0.06) / 0.26, 0.0, 1.0)) * day
         hue = rng.uniform(-14, 14, 3)
         azimuth = rng.uniform(-np.pi, np.pi)

@@ -101,10 +101,13 @@ def depth_keys(center: FloatArray, half: FloatArray, yaw: FloatArray, eye: Float
         return key
     ray = local(center[small]) - origin
     ray = np.where(np.abs(ray) < 1e-6, 1e-6, ray)
+    middle, per_metre = -origin / ray, 1.0 / np.abs(ray)
 
-    def slab(margin: FloatArray) -> tuple[FloatArray, FloatArray]:
-        t1, t2 = (-margin - origin) / ray, (margin - origin) / ray
-        return np.minimum(t1, t2).max(-1), np.maximum(t1, t2).min(-1)
+    def slab(margin_m: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Where along the line of sight, 1 being the small thing, it enters and leaves boxes of this half size."""
+        width = margin_m * per_metre
+        first, last = middle - width, middle + width
+        return np.maximum(first[..., 0], first[..., 1]), np.minimum(last[..., 0], last[..., 1])
 
     enter, leave = slab(half[large])
     cuts = (enter < leave) & (leave > 0) & (enter < 1)

@@ -51,6 +51,9 @@ def _drives(logs: Iterable[Log], planners: Sequence[str | Planner], renderers: S
             frames: Callable[[Log, str, str], FrameCallback | None] | None) -> Iterator[Result]:
     made = [make_planner(p) if isinstance(p, str) else p for p in planners]
     eyes = [make_renderer(r) if isinstance(r, str) else r for r in renderers]
+    for kind, names in (("planner", [p.name for p in made]), ("renderer", [e.name for e in eyes])):
+        if len(set(names)) < len(names):
+            raise InputError(f"two of one name in {kind}s {names}: their rows could not be told apart")
     if not made:
         raise InputError("no planner to evaluate, expected one or more names such as 'idm'")
     if not eyes and any("frames" in p.requires for p in made):
@@ -68,7 +71,11 @@ def _drives(logs: Iterable[Log], planners: Sequence[str | Planner], renderers: S
 
 def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol: Protocol, seed: int,
           rig: Rig | None = None, on_frames: FrameCallback | None = None) -> Result:
-    """One drive and its row. Its seed follows from ``seed`` and the log, so that all planners meet the same world."""
+    """One drive and its row. Its seed follows from ``seed`` and the log, so that all planners meet the same world.
+
+    The row holds plain values: what was run (log_id, planner, renderer, protocol, config_hash, version, seed), each
+    score and ``<score>_valid``, total, render_valid (the share of steps with trustworthy images), errors, seconds.
+    """
     began = time.perf_counter()
     own = int(np.random.SeedSequence([seed, zlib.crc32(log.id.encode())]).generate_state(1)[0])
     rollout = simulate(log, planner, renderer, vehicle=make_vehicle(protocol.vehicle), rig=rig, seed=own,
@@ -82,6 +89,7 @@ def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol:
     for name, score in scores.items():
         row[name], row[f"{name}_valid"] = score.value, score.valid
     row["render_valid"] = float(rollout.render_valid.mean())
+    row["trusted"] = bool(rollout.render_valid.all())
     row["errors"] = [f"step {step}: {message}" for step, message in rollout.plan_errors.items()]
     row["contacts"] = [c for c in scores["no_at_fault_collision"].evidence.get("contacts", ())] \
         if "no_at_fault_collision" in scores else []
@@ -92,6 +100,8 @@ def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol:
 def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed: int = 0,
               resamples: int = 1000) -> list[Row]:
     """One row per planner and renderer: count, failures, and mean, low and high of each score over its valid logs.
+
+    trusted: on how many logs the planner's images could be trusted from first to last.
 
     low, high: the 95% percentile bootstrap interval over logs (Efron, 1979). ``<name>_n`` tells over how many logs.
     """
@@ -104,6 +114,7 @@ def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed:
         entry: Row = {"planner": planner, "renderer": renderer, "oracle": group[0]["oracle"], "logs": len(group),
                       "failed": sum(bool(r["errors"]) for r in group), "protocol": group[0]["protocol"],
                       "config_hash": group[0]["config_hash"], "version": group[0]["version"], "seed": group[0]["seed"],
+                      "trusted": sum(bool(r["trusted"]) for r in group),
                       "render_valid": float(np.mean([r["render_valid"] for r in group])),
                       "seconds": float(np.mean([r["seconds"] for r in group]))}
         for name in names:

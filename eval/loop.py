@@ -75,12 +75,14 @@ def simulate(log: Log, planner: Planner, renderer: SensorRenderer | None, *, veh
 
     The ego starts with the log's pose and speed, and the first Observation's history is the log's. Images are drawn
     only for a planner that requires "frames", or where ``on_frames(step, timestamp_us, frames, agents,
-    world_from_rig)`` wants to see them. A planner that raises or answers with no drivable plan is not asked again: plan_errors names the
-    step, and the ego brakes with 4 m/s2 along its last path to the end. The same arguments give the same bytes.
+    world_from_rig)`` wants to see them. A planner that raises or answers with no drivable plan is not asked again:
+    plan_errors names the step, and the ego brakes with 4 m/s2 along its last path. The route in an Observation is
+    metadata["route"], else the line that the log drove, without its times (see log_route). The same arguments give
+    the same bytes.
     """
     loop = _Loop(log, planner, vehicle, traffic or LogReplayTraffic(), seed, start_s, duration_s, replan_s, tracking)
     cameras = _Cameras(log, planner, renderer, rig or log.rig, loop.history_us, seed, on_frames)
-    planner.reset(seed, log if planner.oracle else None)
+    loop.wake()
     for step in range(loop.steps):
         loop.look(step)
         if step % loop.frame_every == 0:
@@ -134,6 +136,14 @@ class _Loop:
         times = self.start_us - np.arange(self.past_steps, 0, -1) * STEP_US
         poses, _ = interpolate_poses(self.log.ego, np.maximum(times, self.log.start_us))
         return [Moment(int(t), xyyaw_from_pose(p), p, agents_at(self.log, int(t))) for t, p in zip(times, poses)]
+
+    def wake(self) -> None:
+        """Reset the planner; one that fails already here brakes from the first step on."""
+        try:
+            self.planner.reset(self.seed, self.log if self.planner.oracle else None)
+        except Exception as error:  # recorded and scored zero, as in ask()
+            self.errors[0] = f"{type(error).__name__}: {error}"
+            self.reference = braking_reference(self.state, self.state.xyyaw[None, :2])
 
     def look(self, step: int) -> None:
         now = int(self.timestamps_us[step])

@@ -160,7 +160,7 @@ def contacts(rollout: Rollout) -> list[dict[str, Any]]:
 
     The first that matches decides: the ego stands (not at fault), the agent stands (at fault), the agent is behind
     (not), the ego's front bumper hits (at fault), else lateral: at fault while the ego is in several lanes or off the
-    road, or where no map can tell. Agents that overlap the ego when the drive begins are no one's fault and are left out.
+    road, or where no map can tell. Agents that overlap the ego when the drive begins are no one's fault.
     """
     touching = boxes_overlap(ego_corners(rollout)[:, None], agent_corners(rollout)) & rollout.agents_valid
     if not touching.any():
@@ -341,7 +341,7 @@ def comfort(rollout: Rollout, protocol: str) -> Score:
 
 
 def l2_to_log(rollout: Rollout, protocol: str) -> Score:
-    """Metres between the ego and the log at 1, 2 and 3 s of the closed loop, and their mean; 100 for a failed planner."""
+    """Metres between the ego and the log at 1, 2 and 3 s of the closed loop, and their mean; 100 if it failed."""
     gap = np.hypot(*(rollout.ego_xyyaw[:, :2] - rollout.logged_xyyaw[:, :2]).T)
     gap = np.where(rollout.logged_valid, gap, np.nan)
     steps = {f"{s} s": round(s / STEP_S) for s in (1, 2, 3)}

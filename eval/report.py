@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 
@@ -39,13 +39,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values; None and NaN are shown as missing, never as 0. best: column -> "max" | "min", to be marked."""
+    """Rows of values; None and NaN are shown as missing, never as 0.
+
+    best: column -> "max" | "min", to be marked. unranked: rows that compete for no mark, such as an oracle's.
+    """
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
     best: Mapping[str, str] = field(default_factory=dict)
+    unranked: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -164,13 +168,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def is_float(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (float, np.floating))
+
+
 def cell(value: Any, decimals: int | None = None) -> str:
     """A value as a reader wants it, an en dash where there is none; decimals: of a float, by its size unless given."""
     if value is None or (is_number(value) and not math.isfinite(value)):
         return "–"
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
-    if not isinstance(value, (float, np.floating)):
+    if not is_float(value):
         return f"{value:,}" if is_number(value) else str(value)
     if decimals is None and value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
@@ -186,7 +194,7 @@ def cells(table: Table) -> list[list[str]]:
     columns = []
     for i in range(len(table.columns)):
         values = [row[i] for row in table.rows]
-        sizes = [abs(v) for v in values if isinstance(v, (float, np.floating)) and math.isfinite(v)]
+        sizes = [abs(v) for v in values if is_float(v) and math.isfinite(v)]
         columns.append([cell(value, decimals_for(max(sizes, default=0.0))) for value in values])
     return [list(row) for row in zip(*columns)]
 
@@ -202,7 +210,7 @@ def best_rows(table: Table) -> dict[str, set[int]]:
     marked: dict[str, set[int]] = {}
     for column, way in table.best.items():
         place = list(table.columns).index(column)
-        column_values = ((i, row[place]) for i, row in enumerate(table.rows))
+        column_values = ((i, row[place]) for i, row in enumerate(table.rows) if i not in table.unranked)
         values = {i: value for i, value in column_values if is_number(value) and math.isfinite(value)}
         if values:
             best = (max if way == "max" else min)(values.values())

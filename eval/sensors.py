@@ -48,8 +48,8 @@ class SensorRenderer(ABC):
 
 def make_renderer(name_or_path: str, **options: Any) -> SensorRenderer:
     """A renderer by name, ``package.module:Class`` or ``file.py:Class``."""
-    # the abstract class is what make() checks against, which mypy cannot express
-    return make(name_or_path, RENDERERS, SensorRenderer, "renderer", "drive_wm.renderers", options)  # type: ignore[type-abstract]
+    renderer: SensorRenderer = make(name_or_path, RENDERERS, SensorRenderer, "renderer", "drive_wm.renderers", options)
+    return renderer
 
 
 class RecordedSensors(SensorRenderer):
@@ -70,7 +70,10 @@ class RecordedSensors(SensorRenderer):
 
 
 class LayoutSensors(SensorRenderer):
-    """The log's map and the agents drawn from where the ego is: the reference. ``style`` "picture" or "layout"."""
+    """The log's map and the agents drawn from where the ego is: the reference. ``style`` "picture" or "layout".
+
+    Not to be trusted from within a building, where no car can be.
+    """
 
     name = "layout"
 
@@ -83,10 +86,15 @@ class LayoutSensors(SensorRenderer):
         if log.map is None:
             raise InputError(f"log {log.id} has no map to draw; use the renderer 'recorded' or 'world'")
         self._renderer, self._rig = Renderer(log.map, log.look, log.signals), rig
+        houses = [p for p in log.map.props if p.kind == "building"]
+        self._houses = np.array([[p.position_m[0], p.position_m[1], p.yaw_rad] for p in houses]).reshape(-1, 3)
+        self._half_m = np.array([p.size_lwh_m[:2] / 2 for p in houses]).reshape(-1, 2)
 
     def render(self, timestamp_us: int, world_from_rig: FloatArray, agents: AgentBoxes,
                signal_states: Mapping[str, int], action: FloatArray | None) -> tuple[dict[str, ByteArray], bool]:
-        return self._renderer.draw(self._rig, world_from_rig, agents, signal_states, self.style), True
+        frames = self._renderer.draw(self._rig, world_from_rig, agents, signal_states, self.style)
+        inside = np.abs(relative_xyyaw(self._houses, xyyaw_from_pose(world_from_rig))[:, :2]) < self._half_m
+        return frames, not inside.all(1).any()
 
     def history(self, log: Log, rig: Rig, history_timestamps_us: IntArray) -> list[dict[str, ByteArray]]:
         from drive_wm.render import agents_at, signals_at

@@ -33,6 +33,8 @@ class Planner(ABC):
         unknown = sorted(set(cls.requires) - SENSES)
         if unknown:
             raise InputError(f"planner {cls.__name__}: requires {unknown}, expected a subset of {sorted(SENSES)}")
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__  # never the parent's: two planners of one name would share a row
 
     def reset(self, seed: int, log: Log | None = None) -> None:
         """Called once before a drive. ``log`` is given to an oracle only."""

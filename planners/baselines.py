@@ -32,7 +32,7 @@ class ConstantVelocity(Planner):
 
 
 class LogReplay(Planner):
-    """An oracle: drives where the log drove, and past the log's end straight on. A gap to the log closes in ``close_s``.
+    """An oracle: drives where the log drove, and past its end straight on. A gap to the log closes in ``close_s``.
 
     The gap is spread over time because a tracker that follows speeds (vehicle.py) would not see a jump at the start.
     """

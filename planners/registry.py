@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from drive_wm.planners.base import Planner
 from drive_wm.types import InputError
@@ -20,16 +20,16 @@ PLANNERS: dict[str, str] = {
     "idm": "drive_wm.planners.idm:IdmPlanner",
     "direct": "drive_wm.planners.direct:DirectPlanner",
 }
-T = TypeVar("T")
 
 
 def make_planner(name_or_path: str, **options: Any) -> Planner:
     """A planner by name, as ``package.module:Class`` or as ``file.py:Class``; options go to its constructor."""
-    return make(name_or_path, PLANNERS, Planner, "planner", "drive_wm.planners", options)
+    planner: Planner = make(name_or_path, PLANNERS, Planner, "planner", "drive_wm.planners", options)
+    return planner
 
 
-def make(name_or_path: str, table: Mapping[str, str], base: type[T], kind: str, group: str,
-         options: Mapping[str, Any]) -> T:
+def make(name_or_path: str, table: Mapping[str, str], base: type, kind: str, group: str,
+         options: Mapping[str, Any]) -> Any:
     """An instance of the subclass of ``base`` that the table, the entry points of ``group`` or a path names."""
     known = {**table, **_plugins(table, group)}
     path = known.get(name_or_path, name_or_path)

@@ -49,8 +49,8 @@ def test_a_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    for line, words in (([], "Commands:"), (["--help"], "generate"), (["--version"], "drive-wm 0."), (["data"], "convert")):
-        run(line)
+    for line, words in (("", "Commands:"), ("--help", "generate"), ("--version", "drive-wm 0."), ("data", "convert")):
+        run(line.split())
         assert words in capsys.readouterr().out
 
 
@@ -108,7 +108,7 @@ def test_results_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"run folder: {tmp_path / 'run'}" in out and "[idm]" in out and "0.500" in out and "–" in out
 
 
-def test_data_commands_on_a_real_recording(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_commands_on_a_recording(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"drive_folder:{shared_data / 'drives' / 'karlsruhe_0005'}"
     assert run(["data", "list", "--source", source]) == 0 and "karlsruhe_0005" in capsys.readouterr().out
     assert run(["data", "show", "--source", source, "--out", str(tmp_path / "show")]) == 0

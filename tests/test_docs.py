@@ -21,7 +21,7 @@ def command_lines() -> Iterator[list[str]]:
     """The arguments of every drive-wm command in a code block."""
     for name in DOCUMENTS:
         for block in re.findall(r"```bash\n(.*?)```", (ROOT / name).read_text(), re.S):
-            for line in re.split(r"\n|&&", block):
+            for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["drive-wm"]:
                     yield words[1:]

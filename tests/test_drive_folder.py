@@ -129,6 +129,15 @@ def test_the_route_goes_on_along_the_last_heading(tmp_path: Path) -> None:
     assert np.linalg.norm(np.diff(route, axis=0), axis=1).max() <= 1.001
 
 
+def test_a_place_not_on_earth_is_masked_and_a_jump_makes_no_endless_route(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a")
+    edit_csv(folder, 3, f"{START_US + 3 * STEP_US},1e300,0.0,0.0")
+    edit_csv(folder, 5, f"{START_US + 5 * STEP_US},1e7,0.0,0.0")
+    edit_csv(folder, 7, f"{'9' * 40},7.0,0.0,0.0")
+    log = load(folder)
+    assert log.ego.valid.sum() == 10 and len(log.ego) == 11 and len(log.metadata["route"]) <= 20_001
+
+
 def test_video_with_its_times(tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="videos need PyAV")
     folder = write_drive(tmp_path / "a", count=12)

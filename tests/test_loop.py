@@ -1,10 +1,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from drive_wm.datasets.sources import open_source
 from drive_wm.eval.evaluate import aggregate, bootstrap, drive, evaluate, per_step_rows
 from drive_wm.eval.loop import log_route, simulate
 from drive_wm.eval.protocols import PROTOCOLS
@@ -26,6 +28,7 @@ from drive_wm.types import (
     Observation,
     Plan,
     Poses,
+    Prop,
     Rig,
     RoadMap,
     Rollout,
@@ -162,9 +165,10 @@ def test_the_order_of_planners_is_as_it_must_be() -> None:
 
 def test_a_drive_ends_with_the_log_and_says_what_does_not_fit() -> None:
     assert len(run(Stationary(), duration_s=60.0).timestamps_us) == 81
-    for wrong in ({"start_s": 9.5}, {"replan_s": 0.25}, {"replan_s": 0.55}):
+    for option, value in (("start_s", 9.5), ("replan_s", 0.25), ("replan_s", 0.3)):
+        options: dict[str, Any] = {option: value}
         with pytest.raises(InputError):
-            run(Stationary(), **wrong)
+            run(Stationary(), **options)
     with pytest.raises(InputError, match="history"):
         run(Listener(), renderer=LayoutSensors(), start_s=0.5)
     with pytest.raises(InputError, match="renderer"):
@@ -264,6 +268,21 @@ def test_a_failing_planner_is_recorded_braked_and_scored_zero(how: str) -> None:
     assert aggregate([result.row], PROTOCOL)[0]["failed"] == 1
 
 
+def test_a_planner_that_cannot_even_start_is_recorded_too() -> None:
+    class Unready(Stationary):
+        def reset(self, seed: int, log: Log | None = None) -> None:
+            raise FileNotFoundError("weights")
+
+    result = drive(make_log(), Unready(), None, PROTOCOL, seed=0)
+    assert result.row["planner"] == "Unready" and result.row["errors"] == ["step 0: FileNotFoundError: weights"]
+    assert result.row["total"] == 0.0 and result.rollout.ego_speed_mps[-1] < 0.1
+
+
+def test_two_planners_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="told apart"):
+        evaluate([make_log()], ["idm", "drive_wm.planners.idm:IdmPlanner"], [], PROTOCOL)
+
+
 # --- sensors ---
 
 
@@ -285,6 +304,43 @@ def test_a_missing_camera_is_marked_and_not_invented() -> None:
     rollout = run(planner, replace(make_log(), frames=Dark()), RecordedSensors())
     assert planner.heard[0].frames_valid is not None and not planner.heard[0].frames_valid.any()
     assert not rollout.render_valid.any()
+
+
+def test_no_image_from_within_a_building_is_trusted() -> None:
+    log = make_log()
+    assert log.map is not None
+    house = Prop("building", np.array([45.0, 0.0, 0.0]), 0.3, np.array([10.0, 10.0, 8.0]), (200, 200, 200))
+
+    class Driver(ConstantVelocity):
+        requires = frozenset({"frames"})
+
+    rollout = run(Driver(), replace(log, map=replace(log.map, props=(house,))), LayoutSensors())
+    near = np.abs(rollout.ego_xyyaw[:, 0] - 45.0)
+    assert not rollout.render_valid[near < 1.0].any() and rollout.render_valid[near > 12.0].all()
+    assert run(Driver(), log, LayoutSensors()).render_valid.all()
+
+
+def test_layout_is_drawn_of_the_past_for_a_planner_that_wants_it() -> None:
+    class Sketcher(Listener):
+        requires = frozenset({"layout"})
+
+    planner = Sketcher()
+    run(planner)
+    layout = planner.heard[0].layout
+    assert layout is not None and layout["front"].shape == (4, 8, 16, 3) and layout["front"].std() > 0
+
+
+def test_a_recorded_drive_without_map_or_agents(shared_data: Path) -> None:
+    source = open_source(f"drive_folder:{shared_data / 'drives' / 'karlsruhe_0005'}")
+    log = source.load(source.log_ids()[0])
+
+    class Watcher(LogReplay):
+        requires = frozenset({"frames"})
+
+    result = drive(log, Watcher(), RecordedSensors(), PROTOCOL, seed=0)
+    assert result.row["trusted"] and not result.row["on_road_valid"] and result.row["total"] > 0.9
+    gap = np.hypot(*(result.rollout.ego_xyyaw - result.rollout.logged_xyyaw)[:, :2].T)
+    assert gap.max() < 1.0
 
 
 def test_renderers_by_name() -> None:

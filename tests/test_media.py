@@ -39,7 +39,8 @@ def camera() -> Camera:
 
 def one_box(x: float, y: float) -> AgentBoxes:
     return AgentBoxes(np.array([[x, y, 1.0, 0.0]]), np.full((1, 3), 2.0), ("car",), ("a",),
-                      np.array([[250, 0, 0]], np.uint8), np.zeros(1, bool), np.zeros(1, np.int8))
+                      np.array([[250, 0, 0]], np.uint8),
+                      np.zeros(1, bool), np.zeros(1, np.int8))
 
 
 def test_png_round_trip_leaves_nothing_else_behind(tmp_path: Path) -> None:
@@ -124,7 +125,8 @@ def test_boxes_are_outlined_in_front_and_not_behind() -> None:
 
 def test_from_above_the_left_is_left_and_ahead_is_up() -> None:
     path = np.array([[0.0, 0, 0], [10, 0, 0]])
-    image = draw_topdown(RoadMap("none"), [("plan", path, (0, 255, 0))], one_box(10.0, 8.0), np.eye(4), size_px=200, range_m=25.0)
+    image = draw_topdown(RoadMap("none"), [("plan", path, (0, 255, 0))], one_box(10.0, 8.0), np.eye(4),
+                         size_px=200, range_m=25.0)
     red = np.argwhere((image == (250, 0, 0)).all(-1)).mean(0)
     assert image.shape == (200, 200, 3)
     assert abs(red[1] - (100 - 8 * 4)) < 2 and abs(red[0] - (0.68 * 200 - 10 * 4)) < 2

@@ -17,6 +17,7 @@ from drive_wm.types import (
     Camera,
     FloatArray,
     InputError,
+    IntArray,
     Log,
     Look,
     Marking,
@@ -49,7 +50,8 @@ def boxes(*rows: tuple[float, float, tuple[int, int, int]], category: str = "obj
     """Cubes that stand on the ground at x, y."""
     n = len(rows)
     return AgentBoxes(np.array([[x, y, size / 2, yaw] for x, y, _ in rows]).reshape(n, 4), np.full((n, 3), size),
-                      (category,) * n, tuple(f"a{i}" for i in range(n)), np.array([c for _, _, c in rows], np.uint8).reshape(n, 3),
+                      (category,) * n, tuple(f"a{i}" for i in range(n)),
+                      np.array([c for _, _, c in rows], np.uint8).reshape(n, 3),
                       np.full(n, brake), np.zeros(n, np.int8))
 
 
@@ -57,7 +59,7 @@ def draw(agents: AgentBoxes, road_map: RoadMap | None = None, style: str = "layo
     return Renderer(road_map, **more).draw(RIG, np.eye(4), agents, {}, style)["front"]
 
 
-def changed(image: ByteArray, reference: ByteArray) -> FloatArray:
+def changed(image: ByteArray, reference: ByteArray) -> IntArray:
     """(N, 2) rows and columns at which two images differ."""
     return np.argwhere((image != reference).any(-1))
 

@@ -40,12 +40,13 @@ class Checker(HTMLParser):
 def every_kind(folder: Path) -> list[r.Section]:
     video = folder / "v.mp4"
     video.write_bytes(b"\0\0\0\x18ftypmp42")
-    table = r.Table(["planner", "progress (m)", "L2 (m)"], [["a", 10.0, 2.0], ["b", 120.5, None], ["<c>", 0.0, float("nan")]],
-                    "note", {"progress (m)": "max", "L2 (m)": "min"})
-    return [r.Heading("Future", "note"), r.Text("one\n\ntwo & <b>"), table, r.Picture(IMAGE, "picture"), r.Failures(),
+    rows = [["a", 10.0, 2.0], ["b", 120.5, None], ["<c>", 0.0, float("nan")]]
+    table = r.Table(["planner", "progress (m)", "L2 (m)"], rows, "note", {"progress (m)": "max", "L2 (m)": "min"})
+    return [r.Heading("Future", "note"), r.Text("one\n\ntwo & <b>"), table, r.Picture(IMAGE),
+            r.Failures(),
             r.Row([r.Video(video, "a"), r.Video(video, "b")]), r.KeyValues({"log": "x", "seconds": 12.345}),
             r.Failures(["broke"]), r.Explanation("stop, keep", ["red light"], "Because.", "Why?", True),
-            r.Chart({"model": [[0, 1], [1, 2], [2, np.nan], [3, 1], [4, 2]], "copy": [[0, 0], [4, 3]]}, "s", "dB", "caption")]
+            r.Chart({"model": [[0, 1], [1, 2], [2, np.nan], [3, 1], [4, 2]], "copy": [[0, 0], [4, 3]]}, "s", "dB")]
 
 
 def test_the_report_needs_nothing_outside_itself(tmp_path: Path) -> None:
@@ -69,11 +70,13 @@ def test_missing_values_are_shown_as_missing_and_never_win(tmp_path: Path) -> No
     assert isinstance(table, r.Table)
     assert r.cells(table) == [["a", "10.0", "2.00"], ["b", "120.5", "–"], ["<c>", "0.0", "–"]]
     assert r.best_rows(table) == {"progress (m)": {1}, "L2 (m)": {0}}
+    assert r.best_rows(r.Table(["a"], [[1], [3], [2]], best={"a": "max"}, unranked=[1])) == {"a": {2}}
     assert r.best_rows(r.Table(["a"], [[None]], best={"a": "max"})) == {}
 
 
 @pytest.mark.parametrize("value, text", [
-    (True, "yes"), (np.bool_(False), "no"), (1234567, "1,234,567"), (0.0, "0.000"), (3.14159, "3.14"), (1234.5, "1,234"),
+    (True, "yes"), (np.bool_(False), "no"), (1234567, "1,234,567"), (0.0, "0.000"), (3.14159, "3.14"),
+    (1234.5, "1,234"),
     (2e-5, "2.00e-05"), (float("inf"), "–"), ("x", "x"), (np.float32(0.25), "0.250"),
 ])
 def test_cells(value: object, text: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from drive_wm.eval.run_folder import RunFolder, clear_run, next_folder, read_summary, replacing
 from drive_wm.types import Cause, InputError
 
-ROWS = [{"step": 0, "x_m": np.float32(1.5), "ok": True, "path": np.arange(3)}, {"step": 1, "x_m": float("nan"), "note": "ü"}]
+ROWS = [{"step": 0, "x_m": np.float32(1.5), "ok": True, "path": np.arange(3)},
+        {"step": 1, "x_m": float("nan"), "note": "ü"}]
 
 
 def finished(path: Path, command: str = "plan") -> RunFolder:

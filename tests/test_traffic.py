@@ -3,7 +3,7 @@ import pytest
 
 from drive_wm.eval.traffic import IdmParameters, LogReplayTraffic, idm_acceleration, idm_step, make_traffic
 from drive_wm.geometry import pose_from_xyyaw
-from drive_wm.types import Camera, Frames, InputError, Log, Poses, Rig, Track
+from drive_wm.types import Camera, FrameError, Frames, InputError, Log, Poses, Rig, Track
 
 GOLDEN = IdmParameters(desired_speed_mps=30.0, min_gap_m=2.0, headway_s=1.5, accel_mps2=0.73, decel_mps2=1.67)
 
@@ -13,6 +13,9 @@ class NoFrames(Frames):
 
     def timestamps_us(self, camera: str) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
+
+    def read(self, camera: str, timestamp_us: int) -> np.ndarray:
+        raise FrameError(f"no image of {camera} at {timestamp_us}")
 
 
 def small_log() -> Log:

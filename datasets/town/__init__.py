@@ -9,9 +9,22 @@ import numpy as np
 from drive_wm.datasets.rendered import NoFrames, RenderedFrames
 from drive_wm.datasets.rigs import default_rig
 from drive_wm.datasets.town import cast, driver, scenery, streets
-from drive_wm.datasets.town.traffic import DT_S, Body, Phases, Record, Traffic, draw_phases
+from drive_wm.datasets.town.rules import DT_S, Phases, draw_phases
+from drive_wm.datasets.town.traffic import Body, Record, Traffic
 from drive_wm.geometry import box_corners, pose_from_xyzyaw
-from drive_wm.types import BoolArray, Explanation, FloatArray, InputError, Log, Look, Poses, Rig, Signal, Track
+from drive_wm.types import (
+    BoolArray,
+    Explanation,
+    FloatArray,
+    InputError,
+    IntArray,
+    Log,
+    Look,
+    Poses,
+    Rig,
+    Signal,
+    Track,
+)
 
 GENERATOR_VERSION = "1"
 WARM_UP_S = 2.0
@@ -39,22 +52,32 @@ def draw_look(rng: np.random.Generator, seed: int) -> Look:
     return Look(weather, sun, seed)
 
 
-def _signals(network: streets.Network, phases: dict[int, Phases], times_us: FloatArray) -> tuple[Signal, ...]:
+def _signals(network: streets.Network, phases: dict[int, Phases], times_us: IntArray) -> tuple[Signal, ...]:
     out = []
     for j, phase in phases.items():
         junction = network.junctions[j]
         for a, arm in enumerate(junction.arms):
             far, _, yaw = scenery.signal_mast(network, junction, arm)
-            state = phase.states[-len(times_us):, arm.axis].astype(np.int8)
+            state = phase.states[-len(times_us) :, arm.axis].astype(np.int8)
             keep = np.concatenate([[True], np.diff(state) != 0])
             lanes = tuple(c.id for c in network.connectors.values() if c.junction == j and c.arm == a)
             width = network.streets[arm.street].lanes * streets.LANE_M
             line = np.stack([streets.mouth(network, junction, arm, junction.reach_m, side) for side in (0.0, width)])
-            out.append(Signal(streets.signal_id(j, a), np.array([*far, 4.4]), yaw, times_us[keep], state[keep], lanes, streets.lift(line)))
+            out.append(
+                Signal(
+                    streets.signal_id(j, a),
+                    np.array([*far, 4.4]),
+                    yaw,
+                    times_us[keep],
+                    state[keep],
+                    lanes,
+                    streets.lift(line),
+                )
+            )
     return tuple(out)
 
 
-def _vehicle_tracks(traffic: Traffic, record: Record, times_us: FloatArray, first: int) -> list[Track]:
+def _vehicle_tracks(traffic: Traffic, record: Record, times_us: IntArray, first: int) -> list[Track]:
     blink = driver.indicators(traffic, record)[first:]
     out = []
     for i, body in enumerate(traffic.bodies[1:], start=1):
@@ -67,13 +90,33 @@ def _vehicle_tracks(traffic: Traffic, record: Record, times_us: FloatArray, firs
     return out
 
 
-def _track(body: Body, times_us: FloatArray, xy: FloatArray, yaw: FloatArray, valid: BoolArray, velocity: FloatArray,
-           brake: BoolArray | None = None, blink: FloatArray | None = None) -> Track:
+def _track(
+    body: Body,
+    times_us: IntArray,
+    xy: FloatArray,
+    yaw: FloatArray,
+    valid: BoolArray,
+    velocity: FloatArray,
+    brake: BoolArray | None = None,
+    blink: IntArray | None = None,
+) -> Track:
     position = np.concatenate([xy, np.full((len(xy), 1), body.size_lwh_m[2] / 2)], -1)
-    return Track(body.id, body.category, np.array(body.size_lwh_m), times_us, position, yaw, valid, velocity, body.color, brake, blink)
+    return Track(
+        body.id,
+        body.category,
+        np.array(body.size_lwh_m),
+        times_us,
+        position,
+        yaw,
+        valid,
+        velocity,
+        body.color,
+        brake,
+        blink,
+    )
 
 
-def _people_tracks(traffic: Traffic, record: Record, times_us: FloatArray, first: int) -> list[Track]:
+def _people_tracks(traffic: Traffic, record: Record, times_us: IntArray, first: int) -> list[Track]:
     out = []
     for i, body in enumerate(traffic.people):
         yaw, speed = record.person_yaw[first:, i], record.person_speed[first:, i]
@@ -82,18 +125,33 @@ def _people_tracks(traffic: Traffic, record: Record, times_us: FloatArray, first
     return out
 
 
-def _parked_tracks(rng: np.random.Generator, network: streets.Network, times_us: FloatArray) -> list[Track]:
+def _parked_tracks(rng: np.random.Generator, network: streets.Network, times_us: IntArray) -> list[Track]:
     out: list[Track] = []
     n = len(times_us)
     for street in network.streets:
         for kind, xy, yaw, size, color in cast.parked(rng, street):
             position = np.tile([xy[0], xy[1], size[2] / 2], (n, 1))
-            out.append(Track(f"parked-{len(out):03d}", kind, np.array(size), times_us, position, np.full(n, yaw), np.ones(n, bool),
-                             np.zeros((n, 2)), color, np.zeros(n, bool), np.zeros(n, np.int8)))
+            out.append(
+                Track(
+                    f"parked-{len(out):03d}",
+                    kind,
+                    np.array(size),
+                    times_us,
+                    position,
+                    np.full(n, yaw),
+                    np.ones(n, bool),
+                    np.zeros((n, 2)),
+                    color,
+                    np.zeros(n, bool),
+                    np.zeros(n, np.int8),
+                )
+            )
     return out
 
 
-def overlapping(tracks: list[Track], ego_xyyaw: FloatArray, ego_lwh_m: tuple[float, float, float], margin_m: float = 0.1) -> set[int]:
+def overlapping(
+    tracks: list[Track], ego_xyyaw: FloatArray, ego_lwh_m: tuple[float, float, float], margin_m: float = 0.1
+) -> set[int]:
     """Indices of tracks to drop so that no two boxes, nor any box and the ego's (box centres (T, 3)), ever overlap."""
     pose = np.stack([ego_xyyaw] + [np.concatenate([t.position_m[:, :2], t.yaw_rad[:, None]], -1) for t in tracks])
     lwh = np.array([ego_lwh_m] + [tuple(t.size_lwh_m) for t in tracks])
@@ -104,7 +162,9 @@ def overlapping(tracks: list[Track], ego_xyyaw: FloatArray, ego_lwh_m: tuple[flo
     for i in range(len(pose)):
         later = np.arange(i + 1, len(pose))
         later = later[moving[later] | moving[i]]
-        close = ((pose[later, :, 0] - pose[i, :, 0]) ** 2 + (pose[later, :, 1] - pose[i, :, 1]) ** 2) < ((radius[later] + radius[i]) ** 2)[:, None]
+        close = ((pose[later, :, 0] - pose[i, :, 0]) ** 2 + (pose[later, :, 1] - pose[i, :, 1]) ** 2) < (
+            (radius[later] + radius[i]) ** 2
+        )[:, None]
         k, t = np.nonzero(close & valid[later] & valid[i])
         if len(k) == 0 or i in lost:
             continue
@@ -127,7 +187,7 @@ def _boxes_meet(a: FloatArray, lwh_a: FloatArray, b: FloatArray, lwh_b: FloatArr
 
 def _route(body: Body, start_m: float, end_m: float) -> list[list[float]]:
     """The route's middle from the ego's first position to at least 60 m beyond its last, every 2 m."""
-    line = body.path.line[int(start_m * 2):]
+    line = body.path.line[int(start_m * 2) :]
     short = end_m + ROUTE_BEYOND_M + 20.0 - body.path.length_m
     if short > 0:
         direction = line[-1] - line[-5]
@@ -184,15 +244,29 @@ def generate(seed: int, *, duration_s: float = 20.0, rig: Rig | None = None, loo
     reasons = _reasons(traffic, record, {t.id for t in tracks}, signals, times_us, first)
     drawn = draw_look(np.random.default_rng([seed, 2]), seed)
     arc = record.arc[:, 0]
-    log = Log(f"town-{seed:06d}", "town", rig or default_rig(),
-              Poses(times_us, pose_from_xyzyaw(streets.lift(rear), center[:, 2]), np.ones(len(times_us), bool)), NoFrames(), tuple(tracks), road,
-              signals, look or drawn, (), reasons, "Apache-2.0 (generated)", "town", split,
-              {"generator_version": GENERATOR_VERSION, "seed": seed, "route": _route(ego, float(arc[first]), float(arc[-1]))})
+    log = Log(
+        f"town-{seed:06d}",
+        "town",
+        rig or default_rig(),
+        Poses(times_us, pose_from_xyzyaw(streets.lift(rear), center[:, 2]), np.ones(len(times_us), bool)),
+        NoFrames(),
+        tuple(tracks),
+        road,
+        signals,
+        look or drawn,
+        (),
+        reasons,
+        "Apache-2.0 (generated)",
+        "town",
+        split,
+        {"generator_version": GENERATOR_VERSION, "seed": seed, "route": _route(ego, float(arc[first]), float(arc[-1]))},
+    )
     return replace(log, frames=RenderedFrames(log))
 
 
-def _reasons(traffic: Traffic, record: Record, kept: set[str], signals: tuple[Signal, ...], times_us: FloatArray,
-             first: int) -> tuple[tuple[int, Explanation], ...]:
+def _reasons(
+    traffic: Traffic, record: Record, kept: set[str], signals: tuple[Signal, ...], times_us: IntArray, first: int
+) -> tuple[tuple[int, Explanation], ...]:
     maker = driver.Reasons(traffic, record, kept, {s.id: s.position_m[:2] for s in signals})
     return tuple((int(times_us[k]), maker.at(k + first)) for k in range(0, len(times_us), REASON_EVERY_STEPS))
 

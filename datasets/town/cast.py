@@ -12,11 +12,39 @@ from drive_wm.types import FloatArray
 EGO_LWH_M = (4.1, 1.75, 1.6)
 EGO_CENTER_M = 1.35  # of the box, ahead of the rear axle
 # category: share of traffic, length, width, height in metres, each drawn within 6%
-KINDS = {"car": (0.62, 4.5, 1.85, 1.55), "van": (0.11, 5.3, 2.0, 2.2), "truck": (0.08, 7.5, 2.4, 3.1),
-         "bus": (0.06, 10.5, 2.5, 3.2), "motorcycle": (0.07, 2.1, 0.75, 1.6), "bicycle": (0.06, 1.8, 0.6, 1.7)}
-PAINT = ((200, 30, 35), (30, 70, 180), (20, 120, 70), (235, 180, 30), (230, 230, 230), (235, 235, 235), (25, 25, 28),
-         (120, 124, 130), (170, 175, 180), (225, 110, 25), (90, 30, 110), (40, 150, 190), (70, 75, 82))
-CLOTHES = ((190, 40, 50), (40, 80, 170), (225, 200, 60), (40, 130, 80), (35, 35, 40), (210, 210, 205), (150, 80, 150), (220, 120, 50))
+KINDS = {
+    "car": (0.62, 4.5, 1.85, 1.55),
+    "van": (0.11, 5.3, 2.0, 2.2),
+    "truck": (0.08, 7.5, 2.4, 3.1),
+    "bus": (0.06, 10.5, 2.5, 3.2),
+    "motorcycle": (0.07, 2.1, 0.75, 1.6),
+    "bicycle": (0.06, 1.8, 0.6, 1.7),
+}
+PAINT = (
+    (200, 30, 35),
+    (30, 70, 180),
+    (20, 120, 70),
+    (235, 180, 30),
+    (230, 230, 230),
+    (235, 235, 235),
+    (25, 25, 28),
+    (120, 124, 130),
+    (170, 175, 180),
+    (225, 110, 25),
+    (90, 30, 110),
+    (40, 150, 190),
+    (70, 75, 82),
+)
+CLOTHES = (
+    (190, 40, 50),
+    (40, 80, 170),
+    (225, 200, 60),
+    (40, 130, 80),
+    (35, 35, 40),
+    (210, 210, 205),
+    (150, 80, 150),
+    (220, 120, 50),
+)
 MAX_VEHICLES = 46
 
 
@@ -36,7 +64,9 @@ def ego_body(rng: np.random.Generator, network: Network) -> Body:
     start = length - rng.uniform(14.0, min(80.0, length - 40.0))
     path = make_path(pieces, wobble(rng, start, 700.0))
     to_line = length - start - EGO_CENTER_M - EGO_LWH_M[0] / 2
-    speed = min(rng.uniform(0.55, 0.95) * float(path.limit_mps[int(start / STEP_M)]), np.sqrt(2 * 1.4 * max(to_line, 1.0)))
+    speed = min(
+        rng.uniform(0.55, 0.95) * float(path.limit_mps[int(start / STEP_M)]), np.sqrt(2 * 1.4 * max(to_line, 1.0))
+    )
     return Body("ego", "car", EGO_LWH_M, path, start, float(speed), float(rng.uniform(0.86, 1.0)))
 
 
@@ -45,7 +75,9 @@ def _kind(rng: np.random.Generator) -> str:
     return list(KINDS)[int(rng.choice(len(KINDS), p=shares / shares.sum()))]
 
 
-def _vehicle(rng: np.random.Generator, network: Network, name: str, lane: str, at_m: float, to_line_m: float, enter_s: float) -> Body:
+def _vehicle(
+    rng: np.random.Generator, network: Network, name: str, lane: str, at_m: float, to_line_m: float, enter_s: float
+) -> Body:
     kind = _kind(rng)
     if kind == "bicycle" and (int(lane[-1]) + 1 < network.streets[int(lane[1:-2])].lanes or rng.random() < 0.5):
         kind = "car"
@@ -80,7 +112,9 @@ def vehicles(rng: np.random.Generator, network: Network, ego: Body, density: flo
     return out
 
 
-def parked(rng: np.random.Generator, street: Street) -> list[tuple[str, FloatArray, float, tuple[float, float, float], tuple[int, int, int]]]:
+def parked(
+    rng: np.random.Generator, street: Street
+) -> list[tuple[str, FloatArray, float, tuple[float, float, float], tuple[int, int, int]]]:
     """(category, xy, yaw, size, colour) of cars at both kerbs, none near the junctions."""
     if not street.parking:
         return []
@@ -123,15 +157,22 @@ def people(rng: np.random.Generator, network: Network, count: int) -> list[Body]
             line = offset_line(street.line, side)
             path = _walk_path(line if rng.random() < 0.5 else line[::-1])
             start = float(rng.uniform(0.0, max(path.length_m - 30.0, 1.0)))
-        out.append(Body(f"pedestrian-{i:02d}", "pedestrian", size, path, start, pace, color=_paint(rng, CLOTHES), gate=gate))
+        out.append(
+            Body(f"pedestrian-{i:02d}", "pedestrian", size, path, start, pace, color=_paint(rng, CLOTHES), gate=gate)
+        )
     return out
 
 
-def _crossing_line(rng: np.random.Generator, network: Network, j: int, a: int) -> tuple[FloatArray, tuple[int, int, float, float]]:
+def _crossing_line(
+    rng: np.random.Generator, network: Network, j: int, a: int
+) -> tuple[FloatArray, tuple[int, int, float, float]]:
     junction = network.junctions[j]
     arm = junction.arms[a]
     side = float(rng.choice([-1, 1]))
-    kerb, walk = network.streets[arm.street].half_m + 0.3, network.streets[arm.street].half_m + 1.5 + rng.uniform(0, 0.8)
+    kerb, walk = (
+        network.streets[arm.street].half_m + 0.3,
+        network.streets[arm.street].half_m + 1.5 + rng.uniform(0, 0.8),
+    )
     at, far = junction.reach_m - rng.uniform(2.2, 3.8), junction.reach_m + 22.0
     spots = ((far, walk), (at, walk), (at, kerb), (at, -kerb), (at, -walk), (far, -walk))
     line = np.stack([mouth(network, junction, arm, r, side * s) for r, s in spots])

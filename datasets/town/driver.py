@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 
+from drive_wm.datasets.town.rules import DT_S, GREEN
 from drive_wm.datasets.town.streets import Network, signal_id
-from drive_wm.datasets.town.traffic import BEND, DT_S, FREE, GREEN, LEAD, LINE, Body, Record, Traffic
-from drive_wm.geometry import wrap_angle
-from drive_wm.types import VULNERABLE, Cause, Explanation, FloatArray
+from drive_wm.datasets.town.traffic import BEND, FREE, LEAD, LINE, Body, Record, Traffic
+from drive_wm.types import VULNERABLE, Cause, Explanation, FloatArray, IntArray
 
 AHEAD_S = 2.0
 STANDING_MPS = 0.3
 
-ACT_WORDS = {"proceed": "Going on", "speed up": "Speeding up", "slow down": "Slowing down", "stop": "Stopping", "yield": "Giving way",
-             "follow": "Following", "hold": "Waiting"}
-SIDE_WORDS = {"keep": "", "turn left": " and turning left", "turn right": " and turning right", "nudge left": " and moving a little left",
-              "nudge right": " and moving a little right", "change lane left": " and changing to the left lane",
-              "change lane right": " and changing to the right lane"}
+ACT_WORDS = {
+    "proceed": "Going on",
+    "speed up": "Speeding up",
+    "slow down": "Slowing down",
+    "stop": "Stopping",
+    "yield": "Giving way",
+    "follow": "Following",
+    "hold": "Waiting",
+}
+SIDE_WORDS = {
+    "keep": "",
+    "turn left": " and turning left",
+    "turn right": " and turning right",
+    "nudge left": " and moving a little left",
+    "nudge right": " and moving a little right",
+    "change lane left": " and changing to the left lane",
+    "change lane right": " and changing to the right lane",
+}
 
 
 def say(longitudinal: str, lateral: str, causes: tuple[Cause, ...]) -> str:
     """One English sentence for a decision and its first cause."""
     cause = causes[0] if causes else Cause("none")
-    why = {"lead vehicle": f"because of the {cause.category or 'vehicle'} ahead", "pedestrian": "because a pedestrian is on the road",
-           "red light": f"because the light ahead is {cause.state or 'red'}", "stop sign": "because of the stop sign",
-           "give way": "to give way at the junction", "bend": "because of the bend", "free road": "because the road ahead is free",
-           "speed limit": "because of the speed limit", "obstacle": "because something is in the way",
-           "route": "to follow the route"}.get(cause.kind, "")
+    why = {
+        "lead vehicle": f"because of the {cause.category or 'vehicle'} ahead",
+        "pedestrian": "because a pedestrian is on the road",
+        "red light": f"because the light ahead is {cause.state or 'red'}",
+        "stop sign": "because of the stop sign",
+        "give way": "to give way at the junction",
+        "bend": "because of the bend",
+        "free road": "because the road ahead is free",
+        "speed limit": "because of the speed limit",
+        "obstacle": "because something is in the way",
+        "route": "to follow the route",
+    }.get(cause.kind, "")
     return f"{ACT_WORDS[longitudinal]}{SIDE_WORDS[lateral]} {why}".rstrip() + "."
 
 
@@ -79,7 +99,11 @@ class Reasons:
             return (self._line_cause(step),)
         if kind == BEND:
             return (Cause("bend"),)
-        return (Cause("speed limit" if self.speed[step] > 0.93 * self._limit(step) else "free road"),) if kind == FREE else ()
+        return (
+            (Cause("speed limit" if self.speed[step] > 0.93 * self._limit(step) else "free road"),)
+            if kind == FREE
+            else ()
+        )
 
     def _limit(self, step: int) -> float:
         path = self.ego.path
@@ -144,7 +168,7 @@ def _across(line: FloatArray, point: FloatArray) -> float | None:
     return float((heading[0] * delta[1] - heading[1] * delta[0]) / np.linalg.norm(heading))
 
 
-def indicators(traffic: Traffic, record: Record) -> FloatArray:
+def indicators(traffic: Traffic, record: Record) -> IntArray:
     """(T, N) int8: +1 left, -1 right from 25 m before a turn until its end."""
     out = np.zeros(record.arc.shape, np.int8)
     for i, body in enumerate(traffic.bodies):
@@ -154,8 +178,3 @@ def indicators(traffic: Traffic, record: Record) -> FloatArray:
                 near = (record.arc[:, i] > event.stop_m - 25.0) & (record.arc[:, i] < event.exit_m)
                 out[near, i] = turn
     return out
-
-
-def turned(yaw: FloatArray) -> float:
-    """Total change of heading along a drive, radians."""
-    return float(np.abs(wrap_angle(np.diff(yaw))).sum())

@@ -55,7 +55,10 @@ def _even(line: FloatArray) -> FloatArray:
 
 def make_path(pieces: list[tuple[FloatArray, float, str | None]], lateral_m: FloatArray | None = None) -> Path:
     """Joins pieces (line, speed limit, connector or None); ``lateral_m`` (K,) moves the line to its left."""
-    lines, events, at, limits = [], [], 0.0, []
+    lines: list[FloatArray] = []
+    events: list[Event] = []
+    limits: list[tuple[float, float]] = []
+    at = 0.0
     for line, limit, connector in pieces:
         length = _length(line)
         if connector is not None:
@@ -65,20 +68,26 @@ def make_path(pieces: list[tuple[FloatArray, float, str | None]], lateral_m: Flo
         limits.append((at, limit))
     line = _even(np.concatenate(lines))
     if lateral_m is not None:
-        line = offset_line(line, np.interp(np.arange(len(line)) * STEP_M, np.arange(len(lateral_m)) * STEP_M, lateral_m)[:, None])
+        line = offset_line(
+            line, np.interp(np.arange(len(line)) * STEP_M, np.arange(len(lateral_m)) * STEP_M, lateral_m)[:, None]
+        )
         line = _even(line)
     tangent = np.gradient(line, axis=0)
     yaw = _smooth(np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0])), 5)
     curvature = _smooth(np.gradient(yaw) / STEP_M, 7)
-    posted = np.array([limit for _, limit in limits])[np.searchsorted([a for a, _ in limits], np.arange(len(line)) * STEP_M).clip(0, len(limits) - 1)]
+    posted = np.array([limit for _, limit in limits])[
+        np.searchsorted([a for a, _ in limits], np.arange(len(line)) * STEP_M).clip(0, len(limits) - 1)
+    ]
     speed = np.minimum(posted, np.sqrt(LATERAL_ACCEL_MPS2 / np.maximum(np.abs(curvature), 1e-4)))
     ramp = 2 * COMFORT_BRAKE_MPS2 * STEP_M * np.arange(len(line))
     reachable = np.minimum.accumulate((speed**2 + ramp)[::-1])[::-1] - ramp
     return Path(line, yaw, np.sqrt(reachable), tuple(events))
 
 
-def random_path(rng: np.random.Generator, network: Network, start: str, from_m: float, straight: bool, side_m: float) -> Path:
-    """A walk of about 330 m from a lane, ``from_m`` along it; ``side_m`` moves it left (two-wheelers ride on the right)."""
+def random_path(
+    rng: np.random.Generator, network: Network, start: str, from_m: float, straight: bool, side_m: float
+) -> Path:
+    """A walk of about 330 m from a lane, ``from_m`` along it; ``side_m`` moves it left (bicycles keep right)."""
     pieces: list[tuple[FloatArray, float, str | None]] = []
     name, length = start, -from_m
     while True:
@@ -130,7 +139,7 @@ def ego_pieces(rng: np.random.Generator, network: Network) -> list[tuple[FloatAr
 
 
 def wobble(rng: np.random.Generator, start_m: float, length_m: float) -> FloatArray:
-    """The driver's lateral error along the route (K,), at most 0.7 m: none, an early offset that heals, or slow waves."""
+    """The driver's lateral error along the route (K,), at most 0.7 m: none, an early offset, or slow waves."""
     at = np.arange(0.0, length_m + 50.0, STEP_M)
     kind = rng.random()
     if kind < 0.7:

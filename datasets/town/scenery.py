@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from drive_wm.datasets.town.streets import WALKWAY_M, Arm, Junction, Network, Street, mouth, must_stop_at, offset_line, signal_id
+from drive_wm.datasets.town.streets import (
+    WALKWAY_M,
+    Arm,
+    Junction,
+    Network,
+    Street,
+    mouth,
+    must_stop_at,
+    offset_line,
+    signal_id,
+)
 from drive_wm.geometry import box_corners, wrap_angle
 from drive_wm.types import FloatArray, Prop
 
-FACADES = ((178, 92, 72), (205, 178, 140), (150, 156, 165), (214, 206, 192), (122, 88, 70), (190, 140, 96), (104, 120, 138),
-           (226, 196, 150), (160, 70, 60), (140, 150, 120), (200, 200, 205), (92, 98, 110))
+FACADES = (
+    (178, 92, 72),
+    (205, 178, 140),
+    (150, 156, 165),
+    (214, 206, 192),
+    (122, 88, 70),
+    (190, 140, 96),
+    (104, 120, 138),
+    (226, 196, 150),
+    (160, 70, 60),
+    (140, 150, 120),
+    (200, 200, 205),
+    (92, 98, 110),
+)
 SIGN_COLORS = {"stop sign": (200, 25, 30), "give way": (235, 235, 235)}
 MAST_LWH_M = (0.4, 0.4, 5.0)
 
@@ -52,7 +74,7 @@ class Ground:
 
     def build(self, xyyaw: FloatArray, length_m: float, width_m: float, clear_m: float) -> bool:
         box = box_corners(xyyaw, np.array(length_m), np.array(width_m))
-        edge = np.concatenate([box + (np.roll(box, -1, 0) - box) * w for w in (0.0, 0.25, 0.5, 0.75)] + [box.mean(0, keepdims=True)])
+        edge = np.concatenate([box, (box + box[[1, 2, 3, 0]]) / 2, box.mean(0, keepdims=True)])
         if self.clearance(edge) < clear_m or not self.free(box):
             return False
         self.built = np.concatenate([self.built, box[None]])
@@ -82,7 +104,14 @@ def _colour(rng: np.random.Generator, base: tuple[int, int, int], spread: int = 
     return int(r), int(g), int(b)
 
 
-def _prop(kind: str, xy: FloatArray, yaw: float, lwh: tuple[float, float, float], color: tuple[int, int, int], signal: str | None = None) -> Prop:
+def _prop(
+    kind: str,
+    xy: FloatArray,
+    yaw: float,
+    lwh: tuple[float, float, float],
+    color: tuple[int, int, int],
+    signal: str | None = None,
+) -> Prop:
     return Prop(kind, np.array([xy[0], xy[1], 0.0]), yaw, np.array(lwh), color, signal)
 
 
@@ -91,11 +120,18 @@ def _extended(network: Network, street: Street) -> FloatArray:
     first, last = street.line[0] - street.line[1], street.line[-1] - street.line[-2]
     a = network.junctions[street.a].reach_m if street.a is not None else 16.0
     b = network.junctions[street.b].reach_m if street.b is not None else 16.0
-    return np.concatenate([[street.line[0] + a * first / np.linalg.norm(first)], street.line,
-                           [street.line[-1] + b * last / np.linalg.norm(last)]])
+    return np.concatenate(
+        [
+            [street.line[0] + a * first / np.linalg.norm(first)],
+            street.line,
+            [street.line[-1] + b * last / np.linalg.norm(last)],
+        ]
+    )
 
 
-def _row(rng: np.random.Generator, network: Network, ground: Ground, street: Street, side: int, back_m: float, tall: float) -> list[Prop]:
+def _row(
+    rng: np.random.Generator, network: Network, ground: Ground, street: Street, side: int, back_m: float, tall: float
+) -> list[Prop]:
     """A row of houses whose fronts stand ``back_m`` behind the walkway."""
     out: list[Prop] = []
     line = _extended(network, street)
@@ -111,7 +147,15 @@ def _row(rng: np.random.Generator, network: Network, ground: Ground, street: Str
         for scale in (1.0, 0.6):
             if ground.build(np.array([*center, yaw]), wide * scale, deep * scale, WALKWAY_M + 0.4):
                 height = float(np.clip(base_height * rng.uniform(0.6, 1.7), 4.5, 38.0))
-                out.append(_prop("building", center, yaw, (wide * scale, deep * scale, height), _colour(rng, FACADES[int(rng.integers(len(FACADES)))])))
+                out.append(
+                    _prop(
+                        "building",
+                        center,
+                        yaw,
+                        (wide * scale, deep * scale, height),
+                        _colour(rng, FACADES[int(rng.integers(len(FACADES)))]),
+                    )
+                )
                 placed = True
                 break
         at += wide + rng.choice([0.3, 1.0, 5.0], p=[0.6, 0.25, 0.15]) if placed else 4.0
@@ -128,7 +172,15 @@ def _ends(rng: np.random.Generator, network: Network, ground: Ground, street: St
             center, wide = tip + 12.0 * out_dir, 2 * street.half_m + 8.0
             if ground.build(np.array([*center, yaw]), 10.0, wide, -street.half_m + 3.0):
                 height = float(rng.uniform(9.0, 20.0))
-                out.append(_prop("building", center, yaw, (10.0, wide, height), _colour(rng, FACADES[int(rng.integers(len(FACADES)))])))
+                out.append(
+                    _prop(
+                        "building",
+                        center,
+                        yaw,
+                        (10.0, wide, height),
+                        _colour(rng, FACADES[int(rng.integers(len(FACADES)))]),
+                    )
+                )
     return out
 
 
@@ -145,13 +197,19 @@ def _verge(rng: np.random.Generator, street: Street, ground: Ground) -> list[Pro
                 out.append(_prop("pole", xy, yaw, (0.2, 0.2, float(rng.uniform(6, 8))), (95, 98, 104)))
             elif trees and rng.random() < 0.8:
                 crown = float(rng.uniform(2.2, 3.8))
-                out.append(_prop("tree", xy, yaw, (crown, crown, float(rng.uniform(4.5, 8.0))), _colour(rng, (62, 118, 52), 22)))
+                out.append(
+                    _prop(
+                        "tree", xy, yaw, (crown, crown, float(rng.uniform(4.5, 8.0))), _colour(rng, (62, 118, 52), 22)
+                    )
+                )
         if rng.random() < 0.45:
             back = offset_line(street.line, side * (street.half_m + WALKWAY_M + 0.45))
             for at in np.arange(6.0, _length(back) - 6.0, 7.0):
                 xy, yaw = _walk(back, float(at))
                 if rng.random() < 0.6 and ground.build(np.array([*xy, yaw]), 6.0, 0.7, WALKWAY_M):
-                    out.append(_prop("hedge", xy, yaw, (6.0, 0.7, float(rng.uniform(0.8, 1.4))), _colour(rng, (52, 98, 48))))
+                    out.append(
+                        _prop("hedge", xy, yaw, (6.0, 0.7, float(rng.uniform(0.8, 1.4))), _colour(rng, (52, 98, 48)))
+                    )
     return out
 
 
@@ -174,7 +232,10 @@ def _junction_props(network: Network, junction: Junction, ground: Ground) -> lis
     for a, arm in enumerate(junction.arms):
         far, near, yaw = signal_mast(network, junction, arm)
         if junction.control == "signal":
-            out += [_prop("traffic_light", spot, yaw, MAST_LWH_M, (40, 42, 46), signal_id(junction.index, a)) for spot in (far, near)]
+            out += [
+                _prop("traffic_light", spot, yaw, MAST_LWH_M, (40, 42, 46), signal_id(junction.index, a))
+                for spot in (far, near)
+            ]
         elif must_stop_at(junction, arm):
             out.append(_prop("sign", near, yaw, (0.1, 0.75, 2.6), SIGN_COLORS[junction.control]))
     return out

@@ -24,7 +24,7 @@ STUB_CLEARANCE_M = 36.0
 
 @dataclass
 class Street:
-    """A two-way street; ``line`` runs from node ``a`` to node ``b`` (None: dead end) and is trimmed at the stop lines."""
+    """A two-way street; ``line`` runs from node ``a`` to node ``b`` (None: dead end) trimmed at the stop lines."""
 
     index: int
     line: FloatArray
@@ -51,7 +51,7 @@ class Arm:
 
 @dataclass
 class Junction:
-    """control: "signal", or which rule binds the minor axis ("stop sign", "give way"). reach_m: centre to stop lines."""
+    """control: "signal", or what binds the minor axis ("stop sign", "give way"). reach_m: centre to stop lines."""
 
     index: int
     center: FloatArray
@@ -80,7 +80,9 @@ class Connector:
 class Network:
     streets: list[Street]
     junctions: list[Junction]
-    turns: list[int]  # the ego's turn at each junction, which are met in order; street i leads to junction i on the spine
+    turns: list[
+        int
+    ]  # the ego's turn at each junction, which are met in order; street i leads to junction i on the spine
     spine: list[int]
     lane_lines: dict[str, FloatArray] = field(default_factory=dict)
     connectors: dict[str, Connector] = field(default_factory=dict)
@@ -91,8 +93,8 @@ def unit(heading: float) -> FloatArray:
     return np.array([np.cos(heading), np.sin(heading)])
 
 
-def offset_line(line: FloatArray, left_m: float) -> FloatArray:
-    """The polyline moved to its left by ``left_m``."""
+def offset_line(line: FloatArray, left_m: float | FloatArray) -> FloatArray:
+    """The polyline moved to its left by ``left_m``: one value, or (N, 1)."""
     tangent = np.gradient(line, axis=0)
     tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
     return line + left_m * np.stack([-tangent[:, 1], tangent[:, 0]], -1)
@@ -109,7 +111,9 @@ def lane_id(street: int, forward: bool, lane: int) -> str:
 # --- laying out ---------------------------------------------------------------------------------------------------
 
 
-def _edge(rng: np.random.Generator, start: FloatArray, heading: float, length_m: float, p_curved: float) -> tuple[FloatArray, float]:
+def _edge(
+    rng: np.random.Generator, start: FloatArray, heading: float, length_m: float, p_curved: float
+) -> tuple[FloatArray, float]:
     """A centre line (N, 2) from ``start`` and its final heading: straight, or straight - arc - straight."""
     turn = 0.0
     if rng.random() < p_curved:
@@ -183,7 +187,10 @@ def _grow(rng: np.random.Generator, turns: list[int], lines: list[FloatArray], n
     for i, (center, heading, cross) in enumerate(nodes):
         control = str(rng.choice(["signal", "stop sign", "give way"], p=[0.64, 0.16, 0.2]))
         junction = Junction(i, center, control, int(rng.random() < 0.2))
-        arms = {2: Arm(i, heading + np.pi, False, 0), turns[i]: Arm(i + 1, (heading, cross, cross + np.pi)[turns[i]], True, abs(turns[i]))}
+        arms = {
+            2: Arm(i, heading + np.pi, False, 0),
+            turns[i]: Arm(i + 1, (heading, cross, cross + np.pi)[turns[i]], True, abs(turns[i])),
+        }
         others = [t for t in (0, 1, -1) if t != turns[i]]
         drop = int(rng.choice(others)) if rng.random() < 0.2 else None
         for turn in others:
@@ -230,7 +237,9 @@ def _trim(rng: np.random.Generator, network: Network) -> None:
         for first, second in zip(junction.arms, junction.arms[1:] + junction.arms[:1]):
             point, taken = corner(network, junction, first, second)
             if point is not None:
-                reach = max(reach, *(float((point - junction.center) @ unit(arm.heading)) + taken for arm in (first, second)))
+                reach = max(
+                    reach, *(float((point - junction.center) @ unit(arm.heading)) + taken for arm in (first, second))
+                )
         junction.reach_m = reach + CROSSING_ROOM_M
         keep = junction.control == "signal"
         junction.crossings = [i for i in range(len(junction.arms)) if keep or rng.random() < 0.5]
@@ -269,7 +278,9 @@ def _connect(network: Network, junction: Junction, a: int, arm: Arm, other: Arm)
     for i, j in pairs:
         start, end = lane_id(arm.street, not arm.outgoing, i), lane_id(other.street, other.outgoing, j)
         name = f"j{junction.index}_{start}_{end}"
-        line = _curve(network.lane_lines[start][-1], arm.heading + np.pi, network.lane_lines[end][0], other.heading, turn)
+        line = _curve(
+            network.lane_lines[start][-1], arm.heading + np.pi, network.lane_lines[end][0], other.heading, turn
+        )
         network.connectors[name] = Connector(name, junction.index, start, end, turn, arm.axis, a, line)
         network.exits[start].append(name)
 
@@ -309,15 +320,36 @@ def _lanes(network: Network) -> dict[str, Lane]:
         street, lane = network.streets[int(name[1:-2])], int(name[-1])
         left = name[:-1] + str(lane - 1) if lane > 0 else None
         right = name[:-1] + str(lane + 1) if lane + 1 < street.lanes else None
-        lanes[name] = Lane(name, lift(line), lift(offset_line(line, LANE_M / 2)), lift(offset_line(line, -LANE_M / 2)), False,
-                           street.limit_mps, tuple(network.exits[name]), tuple(into[name]), left, right)
+        lanes[name] = Lane(
+            name,
+            lift(line),
+            lift(offset_line(line, LANE_M / 2)),
+            lift(offset_line(line, -LANE_M / 2)),
+            False,
+            street.limit_mps,
+            tuple(network.exits[name]),
+            tuple(into[name]),
+            left,
+            right,
+        )
     for c in network.connectors.values():
         junction = network.junctions[c.junction]
         signal = signal_id(c.junction, c.arm) if junction.control == "signal" else None
         limit = min(network.streets[int(n[1:-2])].limit_mps for n in (c.start, c.end))
         line = c.line[::2] if len(c.line) % 2 else np.concatenate([c.line[::2], c.line[-1:]])
-        lanes[c.id] = Lane(c.id, lift(line), lift(offset_line(line, LANE_M / 2)), lift(offset_line(line, -LANE_M / 2)), True,
-                           limit, (c.end,), (c.start,), None, None, signal)
+        lanes[c.id] = Lane(
+            c.id,
+            lift(line),
+            lift(offset_line(line, LANE_M / 2)),
+            lift(offset_line(line, -LANE_M / 2)),
+            True,
+            limit,
+            (c.end,),
+            (c.start,),
+            None,
+            None,
+            signal,
+        )
     return lanes
 
 
@@ -332,9 +364,14 @@ def _corner_curves(network: Network, junction: Junction) -> list[tuple[FloatArra
     out = []
     for first, second in zip(junction.arms, junction.arms[1:] + junction.arms[:1]):
         ha, hb = network.streets[first.street].half_m, network.streets[second.street].half_m
-        begin, end = (mouth(network, junction, first, junction.reach_m, ha), mouth(network, junction, second, junction.reach_m, -hb))
-        back = [mouth(network, junction, second, junction.reach_m, -hb - WALKWAY_M),
-                mouth(network, junction, first, junction.reach_m, ha + WALKWAY_M)]
+        begin, end = (
+            mouth(network, junction, first, junction.reach_m, ha),
+            mouth(network, junction, second, junction.reach_m, -hb),
+        )
+        back = [
+            mouth(network, junction, second, junction.reach_m, -hb - WALKWAY_M),
+            mouth(network, junction, first, junction.reach_m, ha + WALKWAY_M),
+        ]
         point, taken = corner(network, junction, first, second)
         kerb = np.stack([begin, end])
         if point is not None:
@@ -354,7 +391,9 @@ def _street_markings(street: Street) -> list[Marking]:
         for lane in range(1, street.lanes):
             out.append(Marking("white dashed", lift(offset_line(street.line, side * lane * LANE_M))))
         if street.parking:
-            out.append(Marking("white solid", lift(offset_line(street.line, side * (street.lanes * LANE_M + 0.1))), 0.1))
+            out.append(
+                Marking("white solid", lift(offset_line(street.line, side * (street.lanes * LANE_M + 0.1))), 0.1)
+            )
         out.append(Marking("curb", lift(offset_line(street.line, side * street.half_m)), 0.25))
     return out
 
@@ -367,7 +406,9 @@ def road_map(network: Network, name: str) -> RoadMap:
     """Everything but the props."""
     drivable, walkways, intersections, crossings, markings = [], [], [], [], []
     for street in network.streets:
-        drivable.append(np.concatenate([offset_line(street.line, street.half_m), offset_line(street.line, -street.half_m)[::-1]]))
+        drivable.append(
+            np.concatenate([offset_line(street.line, street.half_m), offset_line(street.line, -street.half_m)[::-1]])
+        )
         for side in (1, -1):
             inner, outer = (offset_line(street.line, side * (street.half_m + w)) for w in (0.0, WALKWAY_M))
             walkways.append(np.concatenate([inner, outer[::-1]]))
@@ -380,10 +421,30 @@ def road_map(network: Network, name: str) -> RoadMap:
         for i, arm in enumerate(junction.arms):
             half = network.streets[arm.street].half_m
             if i in junction.crossings:
-                crossings.append(np.stack([mouth(network, junction, arm, junction.reach_m - r, s * half)
-                                           for r, s in ((4.6, -1), (4.6, 1), (1.4, 1), (1.4, -1))]))
+                crossings.append(
+                    np.stack(
+                        [
+                            mouth(network, junction, arm, junction.reach_m - r, s * half)
+                            for r, s in ((4.6, -1), (4.6, 1), (1.4, 1), (1.4, -1))
+                        ]
+                    )
+                )
             if must_stop_at(junction, arm):
-                ends = [mouth(network, junction, arm, junction.reach_m - 0.3, s) for s in (0.2, network.streets[arm.street].lanes * LANE_M)]
+                ends = [
+                    mouth(network, junction, arm, junction.reach_m - 0.3, s)
+                    for s in (0.2, network.streets[arm.street].lanes * LANE_M)
+                ]
                 markings.append(Marking("stop line", lift(np.stack(ends)), 0.4))
-    lifted = [tuple(lift(p) for p in group) for group in (drivable + intersections, intersections, crossings, walkways)]
-    return RoadMap(name, _lanes(network), *lifted, markings=tuple(markings))
+    return RoadMap(
+        name,
+        _lanes(network),
+        _lifted(drivable + intersections),
+        _lifted(intersections),
+        _lifted(crossings),
+        _lifted(walkways),
+        markings=tuple(markings),
+    )
+
+
+def _lifted(polygons: list[FloatArray]) -> tuple[FloatArray, ...]:
+    return tuple(lift(polygon) for polygon in polygons)

@@ -1,33 +1,31 @@
 """The drive itself at 10 Hz: signals, vehicles by IDM along their paths, right of way at junctions, pedestrians.
 
-Vehicle 0 is the ego and is driven by the same rules. Every vehicle looks along its own path for the first box that lies in
-it (so merging, queues and people on crossings need no case of their own), and enters a junction only with a grant: its
-light is green, nobody with right of way is about to arrive, and no vehicle inside is on a connector that meets its own.
+Vehicle 0 is the ego and is driven by the same rules. Every vehicle looks along its own path for the first box that lies
+in it (so merging, queues and people need no case of their own), and enters a junction only with a grant: its light is
+green, nobody with right of way is about to arrive, and no vehicle inside is on a connector that meets its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from drive_wm.datasets.town.paths import STEP_M, Event, Path
+from drive_wm.datasets.town.rules import DT_S, GREEN, RED, Phases, conflicts
 from drive_wm.datasets.town.streets import Junction, Network, lane_id
 from drive_wm.types import BoolArray, FloatArray, IntArray
 
-DT_S = 0.1
 LOOK_M, LOOK_STEP_M = 48.0, 1.5
 HEADWAY_S, STANDSTILL_M, ACCEL_MPS2, BRAKE_MPS2 = 1.2, 2.0, 1.7, 2.2  # IDM, Treiber et al. 2000
 JERK_MPS3 = 5.0
-GREEN, YELLOW, RED = 1, 2, 3
-CONNECTOR_GAP_M = 2.9
 PATIENCE_S = 4.0
 FREE, BEND, LEAD, LINE = 0, 1, 2, 3
 
 
 @dataclass
 class Body:
-    """What moves: a vehicle (Path from paths.py) or a pedestrian. The path is that of the rear axle, or of the person."""
+    """What moves: a vehicle or a pedestrian. The path is that of the rear axle, or of the person."""
 
     id: str
     category: str
@@ -47,7 +45,7 @@ class Body:
 
 @dataclass
 class Record:
-    """(T, N) histories of the vehicles and (T, P) of the people; ego_why: (T, 2) kind and index of what bound the ego."""
+    """(T, N) histories of the vehicles and (T, P) of the people; ego_why: (T, 2) what bound the ego, and whom."""
 
     xy: FloatArray
     yaw: FloatArray
@@ -61,63 +59,25 @@ class Record:
     arc: FloatArray
 
 
-@dataclass
-class Phases:
-    """The lights of one junction: states (T, 2) of its two axes on the simulation's grid."""
-
-    junction: int
-    states: IntArray
-
-
-def draw_phases(rng: np.random.Generator, junction: int, steps: int, ego: tuple[int, float] | None) -> Phases:
-    """Green 8-12 s, yellow 3 s, all red 1.5 s, in turn. ``ego``: its axis and the
-    second at which it comes, which is in its green or in the last seconds before."""
-    greens = rng.uniform(8.0, 12.0, 2)
-    cycle = greens.sum() + 9.0
-    start = rng.uniform(0, cycle)
-    if ego is not None:
-        axis, at = ego
-        start = (0.0 if axis == 0 else greens[0] + 4.5) - at + rng.uniform(-5.5, greens[axis])
-    t = (start + np.arange(steps) * DT_S) % cycle
-    states = np.full((steps, 2), RED)
-    for axis, begin in ((0, 0.0), (1, greens[0] + 4.5)):
-        states[(t >= begin) & (t < begin + greens[axis]), axis] = GREEN
-        states[(t >= begin + greens[axis]) & (t < begin + greens[axis] + 3.0), axis] = YELLOW
-    return Phases(junction, states)
-
-
-def conflicts(network: Network) -> dict[str, dict[str, float]]:
-    """For each connector those it meets (same junction, other lane, middles within CONNECTOR_GAP_M), with the arc length
-    along itself at which it last does."""
-    out: dict[str, dict[str, float]] = {name: {} for name in network.connectors}
-    by_junction: dict[int, list[str]] = {}
-    for name, c in network.connectors.items():
-        by_junction.setdefault(c.junction, []).append(name)
-    for names in by_junction.values():
-        lines = [network.connectors[n].line[::4] for n in names]
-        for i, a in enumerate(names):
-            for j, b in enumerate(names[:i]):
-                if network.connectors[a].start == network.connectors[b].start:
-                    continue
-                near = ((lines[i][:, None] - lines[j][None]) ** 2).sum(-1) < CONNECTOR_GAP_M**2
-                if near.any():
-                    out[a][b] = 2.0 * float(np.nonzero(near.any(1))[0][-1])
-                    out[b][a] = 2.0 * float(np.nonzero(near.any(0))[0][-1])
-    return out
+def _table(bodies: list[Body]) -> FloatArray:
+    """Paths as one array (N, K, 4) of x, y, yaw, speed limit; each row stays at its end."""
+    table = np.zeros((len(bodies), max((len(b.path.line) for b in bodies), default=1) + 1, 4))
+    for i, b in enumerate(bodies):
+        rows = np.column_stack([b.path.line, b.path.yaw_rad, b.path.limit_mps * b.factor])
+        table[i, : len(rows)] = rows
+        table[i, len(rows) :] = rows[-1]
+    return table
 
 
 class Traffic:
     """One run; ``run`` returns the Record. bodies[0] is the ego."""
 
-    def __init__(self, network: Network, bodies: list[Body], people: list[Body], phases: dict[int, Phases], steps: int) -> None:
+    def __init__(
+        self, network: Network, bodies: list[Body], people: list[Body], phases: dict[int, Phases], steps: int
+    ) -> None:
         self.network, self.bodies, self.people, self.phases, self.steps = network, bodies, people, phases, steps
         self.meets = conflicts(network)
-        size = max(len(b.path.line) for b in bodies)
-        self.table = np.zeros((len(bodies), size + 1, 4))
-        for i, b in enumerate(bodies):
-            rows = np.column_stack([b.path.line, b.path.yaw_rad, b.path.limit_mps * b.factor])
-            self.table[i, : len(rows)] = rows
-            self.table[i, len(rows):] = rows[-1]
+        self.table, self.ways = _table(bodies), _table(people)
         self.length = np.array([b.path.length_m for b in bodies])
         self.lwh = np.array([b.size_lwh_m for b in bodies])
         self.center = np.array([b.center_m for b in bodies])
@@ -133,7 +93,9 @@ class Traffic:
         self.afoot: list[tuple[int, set[tuple[int, str]]]] = []
         self.gate_lanes = [self._gate_lanes(p) for p in people]
         self.halted: set[int] = set()
-        self.waited = np.zeros(len(bodies))  # seconds at the line; others let in who has waited long, which ends deadlocks
+        self.waited = np.zeros(
+            len(bodies)
+        )  # seconds at the line; others let in who has waited long, which ends deadlocks
         self.ps = np.array([p.start_m for p in people])
         self.pv = np.zeros(len(people))
         self.crossing = np.zeros(len(people), bool)
@@ -153,17 +115,17 @@ class Traffic:
         return here[:, :2] + self.center[:, None] * heading, here[:, 2]
 
     def person_pose(self) -> tuple[FloatArray, FloatArray]:
-        xy, yaw = np.zeros((len(self.people), 2)), np.zeros(len(self.people))
-        for i, p in enumerate(self.people):
-            k = int(np.clip(self.ps[i] / STEP_M, 0, len(p.path.line) - 2))
-            xy[i] = p.path.line[k] + (p.path.line[k + 1] - p.path.line[k]) * (self.ps[i] / STEP_M - k)
-            yaw[i] = p.path.yaw_rad[k]
-        return xy, yaw
+        at = self.ps / STEP_M
+        k, rows = np.minimum(at.astype(int), self.ways.shape[1] - 2), np.arange(len(at))
+        here, after = self.ways[rows, k], self.ways[rows, k + 1]
+        return here[:, :2] + (after[:, :2] - here[:, :2]) * (at - k)[:, None], here[:, 2]
 
     # --- looking ahead ---
 
-    def leaders(self, xy: FloatArray, yaw: FloatArray, pxy: FloatArray, pyaw: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:
-        """For each vehicle: gap to the first box in its path, that box's speed along the path, and its index (people after)."""
+    def leaders(
+        self, xy: FloatArray, yaw: FloatArray, pxy: FloatArray, pyaw: FloatArray
+    ) -> tuple[FloatArray, FloatArray, IntArray]:
+        """For each vehicle: gap to the first box in its path, that box's speed along it, its index (people last)."""
         n = len(self.bodies)
         ahead_p = np.where(self.crossing & (self.pv > 0.1), 4.5, 0.3)
         half_l = np.concatenate([self.lwh[:, 0] / 2, (ahead_p + 0.3) / 2])
@@ -174,7 +136,8 @@ class Traffic:
         there = np.concatenate([self.active, self.crossing])
         delta = all_xy[None] - xy[:, None]
         forward = delta[..., 0] * np.cos(yaw)[:, None] + delta[..., 1] * np.sin(yaw)[:, None]
-        near = (np.abs(delta) < LOOK_M).all(-1) & self.active[:, None] & there[None] & (forward > -12.0)
+        radius = np.minimum(16.0 + 3.5 * self.v, LOOK_M)[:, None]
+        near = (np.abs(delta) < radius[..., None]).all(-1) & self.active[:, None] & there[None] & (forward > -12.0)
         near[np.arange(n), np.arange(n)] = False
         i, j = np.nonzero(near)
         gap, lead_v, lead = np.full(n, np.inf), np.zeros(n), np.full(n, -1)
@@ -189,8 +152,9 @@ class Traffic:
         lx, ly = c * dx + s * dy, c * dy - s * dx
         turn = p[..., 2] - all_yaw[j][:, None]
         own = self.lwh[i, 1][:, None] / 2 + 0.25
-        hit = (np.abs(lx) < half_l[j][:, None] + own * np.abs(np.sin(turn)) + 0.8) & \
-              (np.abs(ly) < half_w[j][:, None] + own * np.abs(np.cos(turn)))
+        hit = (np.abs(lx) < half_l[j][:, None] + own * np.abs(np.sin(turn)) + 0.8) & (
+            np.abs(ly) < half_w[j][:, None] + own * np.abs(np.cos(turn))
+        )
         first = hit.argmax(1)
         rows = np.arange(len(i))
         found = hit[rows, first]
@@ -217,10 +181,17 @@ class Traffic:
         minor = junction.control != "signal" and c.axis != junction.major_axis
         return 2 * minor + (c.turn == 1)
 
-    def must_wait(self, i: int, event: Event, to_line_m: float, step: int, near: list[tuple[float, int, Event]]) -> bool:
+    def must_wait(
+        self, i: int, event: Event, to_line_m: float, step: int, near: list[tuple[float, int, Event]]
+    ) -> bool:
         mine, meets = self.rank(event), self.meets[event.connector]
         for k, e in self.granted.items():
-            if k != i and e.connector in meets and self.s[k] + self.center[k] - self.lwh[k, 0] / 2 < e.stop_m + self.meets[e.connector][event.connector] + 1.5:
+            if (
+                k != i
+                and e.connector in meets
+                and self.s[k] + self.center[k] - self.lwh[k, 0] / 2
+                < e.stop_m + self.meets[e.connector][event.connector] + 1.5
+            ):
                 return True
         c = self.network.connectors[event.connector]
         for person, busy in self.afoot:
@@ -237,7 +208,7 @@ class Traffic:
         return False
 
     def _gate_lanes(self, person: Body) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
-        """The lanes (with their junction) that a crossing cuts: those on the side where the person starts, then the others."""
+        """The lanes (with their junction) that a crossing cuts: those on the person's first side, and the others."""
         if person.gate is None:
             return set(), set()
         j, a, begin, _ = person.gate
@@ -247,7 +218,9 @@ class Traffic:
         sides: dict[bool, set[tuple[int, str]]] = {}
         for drives_in in (True, False):
             forward = arm.outgoing != drives_in
-            sides[drives_in] = {(j, lane_id(arm.street, forward, k)) for k in range(self.network.streets[arm.street].lanes)}
+            sides[drives_in] = {
+                (j, lane_id(arm.street, forward, k)) for k in range(self.network.streets[arm.street].lanes)
+            }
         return sides[bool(left)], sides[not left]
 
     def _people_on_crossings(self) -> list[tuple[int, set[tuple[int, str]]]]:
@@ -257,7 +230,7 @@ class Traffic:
             _, _, begin, end = self.people[i].gate or (0, 0, 0.0, 0.0)
             to_middle = (begin + end) / 2 - self.ps[i]
             first, second = self.gate_lanes[i]
-            out.append((int(i), (first if to_middle > -0.8 else set()) | (second if to_middle < 4.5 else set())))
+            out.append((int(i), (first if to_middle > -0.8 else set()) | (second if to_middle < 6.5 else set())))
         return out
 
     def lines(self, step: int) -> FloatArray:
@@ -271,7 +244,10 @@ class Traffic:
             if held is not None and self.s[i] + self.center[i] - self.lwh[i, 0] / 2 > held.exit_m - 4.0:
                 del self.granted[i]
                 self.halted.discard(i)
-            while self.event[i] < len(b.path.events) and self.s[i] + self.front[i] > b.path.events[self.event[i]].stop_m + 1.0:
+            while (
+                self.event[i] < len(b.path.events)
+                and self.s[i] + self.front[i] > b.path.events[self.event[i]].stop_m + 1.0
+            ):
                 self.event[i] += 1
             if self.event[i] < len(b.path.events):
                 event = b.path.events[self.event[i]]
@@ -321,15 +297,20 @@ class Traffic:
         need_s = (end - begin) / person.speed_mps + 0.5
         arm = junction.arms[a]
         if j in self.phases:
-            window = self.phases[j].states[step: step + int(need_s / DT_S), arm.axis]
+            window = self.phases[j].states[step : step + int(0.5 * need_s / DT_S), arm.axis]
             if (window != RED).any():
                 return False
-        return not any(self._uses(event, junction, a) and (i in self.granted or self._soon(i, event, need_s, step))
-                       for i, event in self._next_events())
+        return not any(
+            self._uses(event, junction, a) and (i in self.granted or self._soon(i, event, step))
+            for i, event in self._next_events()
+        )
 
     def _next_events(self) -> list[tuple[int, Event]]:
-        ahead = [(i, b.path.events[self.event[i]]) for i, b in enumerate(self.bodies)
-                 if self.active[i] and self.event[i] < len(b.path.events)]
+        ahead = [
+            (i, b.path.events[self.event[i]])
+            for i, b in enumerate(self.bodies)
+            if self.active[i] and self.event[i] < len(b.path.events)
+        ]
         return ahead + list(self.granted.items())
 
     def _uses(self, event: Event, junction: Junction, arm: int) -> bool:
@@ -337,26 +318,29 @@ class Traffic:
         street = junction.arms[arm].street
         return c.junction == junction.index and street in (int(c.start[1:-2]), int(c.end[1:-2]))
 
-    def _soon(self, i: int, event: Event, need_s: float, step: int) -> bool:
+    def _soon(self, i: int, event: Event, step: int) -> bool:
+        """Whether a vehicle is too near its line to stop for a person with ease."""
         distance = event.stop_m - self.s[i] - self.front[i]
-        return self.light(event, step) != RED and distance / max(self.v[i], 2.0) < min(need_s, 7.0) + 1.0
+        return self.light(event, step) != RED and self.v[i] > 0.6 and distance < self.v[i] ** 2 / (2 * 1.5) + 12.0
 
     def walk(self, step: int, pxy: FloatArray, pyaw: FloatArray, xy: FloatArray) -> None:
         for i, p in enumerate(self.people):
-            speed = p.speed_mps
+            speed, furthest = p.speed_mps, p.path.length_m
             if p.gate is not None:
                 begin, end = p.gate[2], p.gate[3]
-                at_kerb = begin - 0.4 <= self.ps[i] < begin
+                at_kerb = begin - 0.8 <= self.ps[i] < begin
                 if at_kerb and not self._may_cross(p, step):
-                    speed = 0.0
+                    speed, furthest = 0.0, begin - 0.05
                 self.crossing[i] = begin <= self.ps[i] <= end
                 if self.crossing[i]:
                     ahead = pxy[i] + 2.2 * np.array([np.cos(pyaw[i]), np.sin(pyaw[i])])
-                    blocked = (np.linalg.norm(xy - ahead, axis=1) < 1.2 + self.lwh[:, 0] / 2) & self.active & (self.v > 0.3)
+                    blocked = (
+                        (np.linalg.norm(xy - ahead, axis=1) < 1.2 + self.lwh[:, 0] / 2) & self.active & (self.v > 0.3)
+                    )
                     speed = 0.0 if (blocked & (np.linalg.norm(xy - pxy[i], axis=1) > 1.0)).any() else speed
             self.pv[i] += np.clip(speed - self.pv[i], -0.25, 0.12)
-            self.ps[i] = min(self.ps[i] + self.pv[i] * DT_S, p.path.length_m)
-            self.pv[i] = 0.0 if self.ps[i] >= p.path.length_m else self.pv[i]
+            self.ps[i] = min(self.ps[i] + self.pv[i] * DT_S, furthest)
+            self.pv[i] = 0.0 if self.ps[i] >= furthest else self.pv[i]
 
     # --- the run ---
 
@@ -372,7 +356,9 @@ class Traffic:
         wish = np.maximum(self.along(self.s + 0.3 * self.v)[:, 3], 1.0)
         free = np.where(self.v > wish, -1.8 * (self.v - wish), ACCEL_MPS2 * (1 - (self.v / wish) ** 4))
         free = np.maximum(free, -2.5)
-        wanted = STANDSTILL_M + np.maximum(0.0, HEADWAY_S * self.v + self.v * (self.v - lead_v) / (2 * np.sqrt(ACCEL_MPS2 * BRAKE_MPS2)))
+        wanted = STANDSTILL_M + np.maximum(
+            0.0, HEADWAY_S * self.v + self.v * (self.v - lead_v) / (2 * np.sqrt(ACCEL_MPS2 * BRAKE_MPS2))
+        )
         stop = STANDSTILL_M + np.maximum(0.0, 0.5 * self.v + self.v**2 / (2 * np.sqrt(ACCEL_MPS2 * BRAKE_MPS2)))
         lead = free - ACCEL_MPS2 * (wanted / np.maximum(gap, 0.3)) ** 2
         at_line = free - ACCEL_MPS2 * (stop / np.maximum(line, 0.3)) ** 2
@@ -380,14 +366,32 @@ class Traffic:
         return np.clip(both.min(0), -7.0, ACCEL_MPS2), both
 
     def _awaited(self, i: int) -> int:
-        """Index of the person that keeps a vehicle at its line, counted after the vehicles; -1 where it is not a person."""
+        """Index of the person that keeps a vehicle at its line, counted after the vehicles, or -1."""
         return len(self.bodies) + self.wait_for[i] if i in self.wait_for else -1
+
+    def _ego_why(self, candidates: FloatArray, lead: int) -> tuple[int, int]:
+        """What bound the ego in this step, and the index of whom, or -1."""
+        kind = int(np.argmin(candidates))
+        if kind == 0 or candidates[0] - candidates[kind] < 0.25:
+            bend = self.along(self.s + 1.0)[0, 3] < 0.9 * self.bodies[0].factor * self.bodies[0].path.limit_mps.max()
+            return (BEND if bend else FREE), -1
+        return (LEAD, lead) if kind == 1 else (LINE, self._awaited(0))
 
     def run(self) -> Record:
         """Simulates all steps."""
         n, p, t = len(self.bodies), len(self.people), self.steps
-        r = Record(np.zeros((t, n, 2)), np.zeros((t, n)), np.zeros((t, n)), np.zeros((t, n)), np.zeros((t, n), bool),
-                   np.zeros((t, p, 2)), np.zeros((t, p)), np.zeros((t, p)), np.zeros((t, 2), int), np.zeros((t, n)))
+        r = Record(
+            np.zeros((t, n, 2)),
+            np.zeros((t, n)),
+            np.zeros((t, n)),
+            np.zeros((t, n)),
+            np.zeros((t, n), bool),
+            np.zeros((t, p, 2)),
+            np.zeros((t, p)),
+            np.zeros((t, p)),
+            np.zeros((t, 2), int),
+            np.zeros((t, n)),
+        )
         for step in range(t):
             xy, yaw = self.centers()
             self._enter(step * DT_S, xy)
@@ -396,12 +400,11 @@ class Traffic:
             line = self.lines(step)
             command, both = self.accelerate(gap, lead_v, line)
             rate = JERK_MPS3 * DT_S
-            self.a = np.where(command < -3.5, np.maximum(command, self.a - 4 * rate), self.a + np.clip(command - self.a, -rate, rate))
+            self.a = np.where(
+                command < -3.5, np.maximum(command, self.a - 4 * rate), self.a + np.clip(command - self.a, -rate, rate)
+            )
             self.a = np.maximum(self.a, -self.v / DT_S)
-            kind = int(np.argmin(both[:, 0]))
-            bend = self.along(self.s + 1.0)[0, 3] < 0.9 * self.bodies[0].factor * self.bodies[0].path.limit_mps.max()
-            slack = both[0, 0] - both[kind, 0] < 0.25
-            r.ego_why[step] = ((BEND if bend else FREE), -1) if kind == 0 or slack else (LEAD, lead[0]) if kind == 1 else (LINE, self._awaited(0))
+            r.ego_why[step] = self._ego_why(both[:, 0], int(lead[0]))
             r.xy[step], r.yaw[step], r.speed[step], r.accel[step], r.active[step] = xy, yaw, self.v, self.a, self.active
             r.person_xy[step], r.person_yaw[step], r.person_speed[step], r.arc[step] = pxy, pyaw, self.pv, self.s
             self.walk(step, pxy, pyaw, xy)
