@@ -56,21 +56,22 @@ def read_frames(log: Log, rig: Rig, grid_us: IntArray, tolerance_us: int) -> tup
     """Images of every camera of ``rig`` (sized as it says) at the grid times: camera -> (T, H, W, 3), valid (T, C)."""
     import cv2
 
-    frames: dict[str, ByteArray] = {}
+    frames = {c.name: np.zeros((len(grid_us), c.height, c.width, 3), np.uint8) for c in rig.cameras}
     valid = np.zeros((len(grid_us), len(rig.cameras)), bool)
-    for c, camera in enumerate(rig.cameras):
-        times = np.asarray(log.frames.timestamps_us(camera.name))
-        index, near = nearest_frames(times, grid_us, tolerance_us)
-        images = np.zeros((len(grid_us), camera.height, camera.width, 3), np.uint8)
-        for t in np.flatnonzero(near):
+    times = [np.asarray(log.frames.timestamps_us(c.name)) for c in rig.cameras]
+    nearest = [nearest_frames(t, grid_us, tolerance_us) for t in times]
+    for t in range(len(grid_us)):  # time by time: a drawn log makes all cameras of one time at once
+        for c, camera in enumerate(rig.cameras):
+            index, near = nearest[c]
+            if not near[t]:
+                continue
             try:
-                image = log.frames.read(camera.name, int(times[index[t]]))
+                image = log.frames.read(camera.name, int(times[c][index[t]]))
             except FrameError:
                 continue  # masked; the health report names it
             if image.shape[:2] != (camera.height, camera.width):
                 image = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-            images[t], valid[t, c] = image, True
-        frames[camera.name] = images
+            frames[camera.name][t], valid[t, c] = image, True
     return frames, valid
 
 

@@ -61,7 +61,8 @@ app.add_typer(train, name="train")
 
 
 @data.command("list")
-def data_list(source: Annotated[str | None, Option("--source", metavar="KIND:PATH")] = None) -> None:
+def data_list(source: Annotated[str | None, Option("--source", metavar="KIND:PATH")] = None,
+              logs: LogsOption = 20) -> None:
     """The drives of a source; without one, the kinds of source there are."""
     from drive_wm.datasets.sources import open_source, source_kinds
 
@@ -69,10 +70,12 @@ def data_list(source: Annotated[str | None, Option("--source", metavar="KIND:PAT
         _table("kinds of source", ["kind", "reader"], list(source_kinds().items()))
         return
     opened = open_source(source)
-    logs = [opened.load(log_id) for log_id in opened.log_ids()]
+    ids = opened.log_ids()
     rows = [(log.id, (log.end_us - log.start_us) / 1e6, len(log.rig.cameras), len(log.tracks), log.map is not None,
-             log.split, log.licence) for log in logs]
+             log.split, log.licence) for log in map(opened.load, ids[:logs])]
     _table(source, ["log", "seconds", "cameras", "tracks", "map", "split", "licence"], rows)
+    if len(ids) > logs:
+        print(f"and {len(ids) - logs} more; --logs {len(ids)} shows all")
 
 
 @data.command("show")
@@ -358,7 +361,10 @@ def run(arguments: list[str]) -> int:
             print(error.ctx.get_help())
             return 2
         return _fail(_misspelt(error), 2)
-    except InputError as error:
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (InputError, OSError) as error:
         if os.environ.get("DRIVE_WM_DEBUG") == "1":
             raise
         return _fail(str(error), 1)
