@@ -312,7 +312,7 @@ def _results(title: str, results: Mapping[str, Any]) -> None:
 
 def _facts(title: str, facts: Mapping[str, Any]) -> None:
     if facts:
-        _table(title, ["", ""], list(facts.items()))
+        _table(title, ["", ""], [(key, _say(value)) for key, value in facts.items()])
 
 
 def _say(value: Any) -> str:
@@ -324,17 +324,24 @@ def _say(value: Any) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table; one of many columns is turned, so that it fits into a terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    from drive_wm.eval.report import Table as Values
+    from drive_wm.eval.report import cells, numeric_columns
+
+    values = Values(columns, [[_say(v) if isinstance(v, (list, tuple, Mapping)) else v for v in row] for row in rows])
+    texts, numbers = cells(values), numeric_columns(values)
+    if turned := len(columns) > 8 >= len(rows):
+        columns, *texts = [list(line) for line in zip(*[columns, *texts])]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
     for i, column in enumerate(columns):
-        values = [row[i] for row in rows if row[i] is not None]
-        numbers = i > 0 and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_say(value) for value in row))
+        right = i > 0 and (turned or i in numbers)
+        table.add_column(column.replace("_", " "), justify="right" if right else "left", overflow="fold")
+    for line in texts:
+        table.add_row(*line)
     Console(highlight=False, markup=False).print(table)
 
 

@@ -15,7 +15,7 @@ do does doing will would should can could going go goes driving drive keep keepi
 stop stopping stopped stand standing wait waiting yield yielding follow following proceed proceeding hold holding turn
 turning turns nudge nudging change changing straight move moving ego next now see seen color colour white black grey blue
 day night dusk clear overcast rain rainy fog foggy town city scene weather sunny dark metres meters explain tell decision
-reason cause happening next happen brake braking accelerate accelerating steer steering so since due steady
+reason cause happening happen nothing has brake braking accelerate accelerating steer steering so since due steady
 """.split()
 WORDS = tuple(dict.fromkeys(_WORDS))
 WORD_SLOTS = 512  # the list may grow without moving the other ranges

@@ -70,8 +70,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
                                              enable_gqa=True)
         return out.transpose(1, 2).reshape(batch, s, heads * width)
-    folded = q.reshape(batch, s, groups, heads // groups, width).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, H/G*S, D)
-    scores = folded @ k.permute(0, 2, 3, 1) * width**-0.5
+    folded = (q * width**-0.5).reshape(batch, s, groups, heads // groups, width).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, H/G*S, D)
+    scores = folded @ k.permute(0, 2, 3, 1)
     if mask is not None:
         scores = scores.masked_fill(~mask.repeat(heads // groups, 1), -1e4)
     mixed = torch.softmax(scores, -1).to(v.dtype) @ v.transpose(1, 2)
