@@ -334,12 +334,13 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
 
     values = Values(columns, [[_say(v) if isinstance(v, (list, tuple, Mapping)) else v for v in row] for row in rows])
     texts, numbers = cells(values), numeric_columns(values)
-    if turned := len(columns) > 8 >= len(rows):
-        columns, *texts = [list(line) for line in zip(*[columns, *texts])]
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(columns))
-    for i, column in enumerate(columns):
+    heads = [column.replace("_", " ") for column in columns]
+    if turned := len(heads) > 8 >= len(rows):
+        heads, *texts = [list(line) for line in zip(*[heads, *texts])]
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(heads))
+    for i, head in enumerate(heads):
         right = i > 0 and (turned or i in numbers)
-        table.add_column(column.replace("_", " "), justify="right" if right else "left", overflow="fold")
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
     for line in texts:
         table.add_row(*line)
     Console(highlight=False, markup=False).print(table)

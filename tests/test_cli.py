@@ -108,6 +108,22 @@ def test_results_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"run folder: {tmp_path / 'run'}" in out and "[idm]" in out and "0.500" in out and "–" in out
 
 
+def test_a_wide_table_is_turned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(out: Path) -> None:
+        row = {f"score_{i}": i + 0.5 for i in range(9)}
+        RunFolder(out, "evaluate").finish({"rows": [{"planner": "a", **row}, {"planner": "b", **row}]})
+
+    _do("evaluate", tmp_path / "run", False, work)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["planner", "a", "b"] in lines and ["score", "8", "8.50", "8.50"] in lines
+
+
+def test_what_the_machine_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["data", "town", "--logs", "1", "--out", str(tmp_path / "file" / "below")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_data_commands_on_a_recording(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"drive_folder:{shared_data / 'drives' / 'karlsruhe_0005'}"
     assert run(["data", "list", "--source", source]) == 0 and "karlsruhe_0005" in capsys.readouterr().out

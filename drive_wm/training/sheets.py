@@ -45,12 +45,12 @@ def tokenizer_sheet(model: DriveWM, samples: list[Sample], path: Path) -> None:
 def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool = True) -> None:
     """Rows: truth and rollout under the true actions and the given layout; columns: seconds ahead."""
     rows, labels, columns = [], [], []
-    context = model.config.context
     for sample in samples[:2]:
         clip = sample.clip
+        context = min(model.config.context, len(clip.timestamps_us) - 1)
         future = range(context, len(clip.timestamps_us))
         drawn = clip.layout
-        given = (lambda i, *_: {k: v[context + i - 1] for k, v in drawn.items()}) if layout and drawn is not None else None
+        given = (lambda i, *_, at=context - 1, drawn=drawn: {k: v[at + i] for k, v in drawn.items()}) if layout and drawn is not None else None
         steps = list(model.rollout(part_of(clip, 0, context), clip.actions[context - 1:], layout=given,
                                    agents=(clip.agents[context:], clip.agents_valid[context:])))
         rows.append([strip(dict(clip.frames), clip.rig.names, t) for t in future])
