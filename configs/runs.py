@@ -10,23 +10,25 @@ def tiny_tokenizer() -> Any:
     """The shipped tokenizer: six cameras at 64 x 112 on the town."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun
 
-    return TokenizerRun("tiny_tokenizer", data=DataConfig(("town:0-999",), batch_size=8, camera_dropout=0.0),
-                        optimizer=OptimizerConfig(lr=1.5e-3), steps=2500)
+    data = DataConfig(("town:0-499",), end_s=12.0, batch_size=8, camera_dropout=0.0)
+    return TokenizerRun("tiny_tokenizer", data=data,
+                        optimizer=OptimizerConfig(lr=1.5e-3), steps=1500)
 
 
 def tiny_world() -> Any:
     """The shipped world model, on the tokens of a trained tokenizer (--from or --set tokenizer=FOLDER)."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
-    return WorldRun("tiny_world", data=DataConfig(("town:0-999",), batch_size=4), optimizer=OptimizerConfig(lr=8e-4),
-                    steps=2500)
+    return WorldRun("tiny_world", data=DataConfig(("town:0-499",), end_s=12.0, batch_size=4),
+                    optimizer=OptimizerConfig(lr=1e-3), steps=1500, task_share=0.35)
 
 
 def adapt_tokenizer() -> Any:
     """Fine-tunes a tokenizer on a user's own drives: --from tiny --source drive_folder:PATH."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun
 
-    return TokenizerRun("adapt_tokenizer", data=DataConfig((), width=0, height=0, phases=5, batch_size=16, camera_dropout=0.0),
+    data = DataConfig((), width=0, height=64, phases=5, batch_size=16, camera_dropout=0.0)
+    return TokenizerRun("adapt_tokenizer", data=data,
                         optimizer=OptimizerConfig(lr=5e-4, warmup=20, ema=0.99), steps=600, checkpoint_every=100)
 
 
@@ -34,7 +36,7 @@ def adapt_world() -> Any:
     """Fine-tunes a world model on a user's own drives: --from tiny --source drive_folder:PATH."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
-    return WorldRun("adapt_world", data=DataConfig((), width=0, height=0, phases=5, batch_size=4),
+    return WorldRun("adapt_world", data=DataConfig((), width=0, height=64, phases=5, batch_size=4),
                     optimizer=OptimizerConfig(lr=3e-4, warmup=20, ema=0.99), steps=400, checkpoint_every=100)
 
 

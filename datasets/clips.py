@@ -70,7 +70,8 @@ def read_frames(log: Log, rig: Rig, grid_us: IntArray, tolerance_us: int) -> tup
             except FrameError:
                 continue  # masked; the health report names it
             if image.shape[:2] != (camera.height, camera.width):
-                image = cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+                size = (camera.width, camera.height)
+                image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
             frames[camera.name][t], valid[t, c] = image, True
     return frames, valid
 
@@ -91,7 +92,8 @@ def track_states(track: Track, at_us: IntArray) -> tuple[FloatArray, FloatArray,
     return np.column_stack([position, yaw]), np.nan_to_num(velocity), valid
 
 
-def agent_arrays(log: Log, grid_us: IntArray, ego: FloatArray, ego_valid: BoolArray) -> tuple[FloatArray, BoolArray, tuple[str, ...]]:
+def agent_arrays(log: Log, grid_us: IntArray, ego: FloatArray,
+                 ego_valid: BoolArray) -> tuple[FloatArray, BoolArray, tuple[str, ...]]:
     """All tracks that come within AGENT_RANGE_M: (T, A, 12) with AGENT_COLUMNS in each step's rig frame, valid, ids."""
     from drive_wm.render_state import default_color
 
@@ -119,7 +121,7 @@ def agent_arrays(log: Log, grid_us: IntArray, ego: FloatArray, ego_valid: BoolAr
 
 
 def nearest_agents(clip: Clip, count: int, at: int) -> Clip:
-    """The clip with its ``count`` agents nearest to the ego at step ``at``, padded with invalid slots; order by distance."""
+    """The clip with its ``count`` agents nearest to the ego at step ``at``, by distance, padded with invalid slots."""
     distance = np.hypot(clip.agents[at, :, 0], clip.agents[at, :, 1]) if clip.agents.shape[1] else np.zeros(0)
     seen = clip.agents_valid[at] if len(distance) else np.zeros(0, bool)
     order = np.argsort(np.where(seen, distance, 1e9), kind="stable")[:count]

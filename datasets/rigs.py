@@ -1,4 +1,4 @@
-"""Rigs that the generated worlds and dash cameras wear."""
+"""Rigs that the generated worlds and dash cameras wear, and sizes for a model."""
 
 from __future__ import annotations
 
@@ -54,3 +54,12 @@ def stereo(width: int = 224, height: int = 128, baseline_m: float = 0.5) -> Rig:
 
 def default_rig() -> Rig:
     return nuscenes_six()
+
+
+def at_height(rig: Rig, height: int, stride: int = 16) -> Rig:
+    """Every camera scaled to ``height``, and to the multiple of ``stride`` in width that keeps its proportions best."""
+    cameras = []
+    for camera in rig.cameras:
+        width = max(stride, round(camera.width * height / camera.height / stride) * stride)
+        cameras.append(camera.resized(width, height))
+    return Rig(rig.name, tuple(cameras))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from drive_wm.datasets.clips import make_clip, nearest_agents
+from drive_wm.datasets.rigs import at_height
 from drive_wm.datasets.routes import ROUTE_DISTANCES_M, route_ahead
 from drive_wm.geometry import xyyaw_from_pose
 from drive_wm.types import AGENT_COLUMNS, Camera, Cause, Clip, Explanation, FloatArray, InputError, Log, Look, Rig
@@ -25,7 +26,7 @@ FORMAT = "drive_wm.shard@1"
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """How logs become clips. width and height: of every camera; 0 keeps the log's own. start_s, end_s: the part to use."""
+    """How logs become clips. width, height: of every camera; width 0 keeps proportions. start_s, end_s: what to use."""
 
     width: int = 112
     height: int = 64
@@ -52,13 +53,14 @@ def rig_from_json(value: dict[str, Any]) -> Rig:
 def reason_from_json(value: dict[str, Any] | None) -> Explanation | None:
     if value is None:
         return None
-    causes = tuple(Cause(**{**c, "position_m": tuple(c["position_m"]) if c["position_m"] else None}) for c in value["causes"])
+    causes = tuple(Cause(**{**c, "position_m": tuple(c["position_m"]) if c["position_m"] else None})
+                   for c in value["causes"])
     return Explanation(**{**value, "causes": causes})
 
 
 def clips_of(log: Log, spec: ShardSpec) -> Iterable[tuple[Clip, FloatArray]]:
     """The whole log as clips on ``phases`` grids, each with its route ahead (T, 8, 2)."""
-    rig = log.rig.resized(spec.width, spec.height) if spec.width and spec.height else log.rig
+    rig = log.rig.resized(spec.width, spec.height) if spec.width else at_height(log.rig, spec.height)
     first, last = log.start_us + int(spec.start_s * 1e6), min(log.end_us, log.start_us + int(spec.end_s * 1e6))
     for phase in range(spec.phases):
         start = first + int(phase * 1e6 / spec.rate_hz / spec.phases)
@@ -77,10 +79,12 @@ def write_shard(clip: Clip, route: FloatArray, source: str, path: Path) -> None:
         arrays |= {f"layout/{i}": clip.layout[c] for i, c in enumerate(clip.rig.names)}
     arrays |= {"frames_valid": clip.frames_valid, "ego": clip.ego, "ego_valid": clip.ego_valid, "actions": clip.actions,
                "actions_valid": clip.actions_valid, "agents": clip.agents.astype(np.float32),
-               "agents_valid": clip.agents_valid, "route": route.astype(np.float32), "timestamps_us": clip.timestamps_us}
+               "agents_valid": clip.agents_valid, "route": route.astype(np.float32),
+               "timestamps_us": clip.timestamps_us}
     reasons = [None if r is None else asdict(r) for r in clip.reasons]
-    meta = {"format": FORMAT, "log_id": clip.log_id, "source": source, "licence": clip.licence, "rate_hz": clip.rate_hz,
-            "rig": rig_to_json(clip.rig), "look": asdict(clip.look), "agent_ids": list(clip.agent_ids), "reasons": reasons}
+    meta = {"format": FORMAT, "log_id": clip.log_id, "source": source, "licence": clip.licence,
+            "rate_hz": clip.rate_hz, "rig": rig_to_json(clip.rig), "look": asdict(clip.look),
+            "agent_ids": list(clip.agent_ids), "reasons": reasons}
     temporary = path.with_suffix(".tmp")
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, str(temporary), {"drive_wm": json.dumps(meta)})
     os.replace(temporary, path)
@@ -174,7 +178,8 @@ class Shard:
         for s in range(count):
             if self.usable[s:s + steps].all():
                 turn = abs(yaw[s + steps - 1] - yaw[s])
-                moving = np.mean(self.speed[min(s, len(self.speed) - 1):max(s + steps - 1, s + 1)]) > 0.5 if len(self.speed) else False
+                speeds = self.speed[min(s, len(self.speed) - 1):max(s + steps - 1, s + 1)]
+                moving = np.mean(speeds) > 0.5 if len(self.speed) else False
                 weights[s] = (1.0 if moving else 0.2) * (1 + min(2.0, 2 * turn))
         return weights
 
@@ -191,11 +196,14 @@ class Shard:
 
             frames = {n: get(f"frames/{i}") for i, n in zip(cameras, names)}
             layout = {n: get(f"layout/{i}") for i, n in zip(cameras, names)} if "layout/0" in self.keys else None
-            agents = np.asarray(get("agents"), np.float64) if "agents" in self.keys else np.zeros((steps, 0, len(AGENT_COLUMNS)))
+            agents = np.zeros((steps, 0, len(AGENT_COLUMNS)))
+            if "agents" in self.keys:
+                agents = np.asarray(get("agents"), np.float64)
+            moves = slice(start, start + steps - 1)
             clip = Clip(
                 self.meta["log_id"], self.rig.subset(names), self.meta["rate_hz"], get("timestamps_us"), frames,
-                get("frames_valid")[:, cameras], get("ego"), get("ego_valid"), f.get_tensor("actions")[start:start + steps - 1],
-                f.get_tensor("actions_valid")[start:start + steps - 1], agents, get("agents_valid"),
+                get("frames_valid")[:, cameras], get("ego"), get("ego_valid"), f.get_tensor("actions")[moves],
+                f.get_tensor("actions_valid")[moves], agents, get("agents_valid"),
                 tuple(self.meta["agent_ids"]), layout,
                 tuple(reason_from_json(r) for r in self.meta["reasons"][part]) if self.meta["reasons"] else (),
                 Look(**self.meta["look"]), self.meta["licence"])
@@ -218,7 +226,8 @@ class WindowSampler:
     """
 
     def __init__(self, groups: list[list[Shard]], steps: int, batch_size: int, seed: int, *,
-                 weights: list[float] | None = None, agents: int = 16, camera_dropout: float = 0.3, anchor: int = 3) -> None:
+                 weights: list[float] | None = None, agents: int = 16, camera_dropout: float = 0.3,
+                 anchor: int = 3) -> None:
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
         self.agents, self.camera_dropout, self.anchor = agents, camera_dropout, anchor
         self.pools: list[tuple[float, list[tuple[Shard, int]], FloatArray]] = []
@@ -270,7 +279,8 @@ class WindowSampler:
 def find_shards(folder: Path) -> list[Shard]:
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise InputError(f"{folder} holds no shards; make them with: drive-wm data pack --source town:0-99 --out {folder}")
+        raise InputError(f"{folder} holds no shards; make them with: "
+                         f"drive-wm data pack --source town:0-99 --out {folder}")
     return [Shard(path) for path in paths]
 
 

@@ -32,6 +32,7 @@ ActionsOption = Annotated[
     str, Option("--actions", metavar="NAME", help="log, brake, accelerate, left, right, keep, or a planner.")]
 ModeOption = Annotated[str, Option("--mode", metavar="MODE", help="The layout is given, imagined or none.")]
 CameraOption = Annotated[list[str], Option("--camera", metavar="NAME", help="Only this camera; repeatable.")]
+PromptOption = Annotated[str | None, Option("--prompt", metavar="TEXT", help="How it looks, such as rain night.")]
 PlannerOption = Annotated[str, Option("--planner", metavar="NAME", help="Who plans.")]
 PlannersOption = Annotated[list[str], Option("--planner", metavar="NAME", help="Who drives; repeatable, or all.")]
 RenderersOption = Annotated[list[str], Option("--renderer", metavar="NAME", help="What the planner sees; repeatable.")]
@@ -184,10 +185,10 @@ def _train(part: str, name: str, out: Path | None, pairs: list[str], **options: 
 def generate(source: SourceOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0,
              overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny", start: StartOption = 2.0,
              horizon: HorizonOption = 4.0, actions: ActionsOption = "log", mode: ModeOption = "given",
-             camera: CameraOption = []) -> None:
+             camera: CameraOption = [], prompt: PromptOption = None) -> None:
     """The future that the model expects, in every camera."""
     _do("generate", out, overwrite, "drive_wm.use:generate", source=source, log=log, seed=seed, checkpoint=checkpoint,
-        start_s=start, horizon_s=horizon, actions=actions, mode=mode, cameras=camera or None)
+        start_s=start, horizon_s=horizon, actions=actions, mode=mode, cameras=camera or None, prompt=prompt)
 
 
 @app.command()
@@ -215,6 +216,15 @@ def evaluate(source: SourceOption, log: LogOption = None, out: OutOption = None,
     """Planners drive in the closed loop; how they fared."""
     _do("evaluate", out, overwrite, "drive_wm.eval.command:evaluate", source=source, log=log, seed=seed,
         checkpoint=checkpoint, planners=planner, renderers=renderer, duration_s=duration)
+
+
+@app.command()
+def benchmark(source: SourceOption = "town:110000-110059", out: OutOption = None, seed: SeedOption = 0,
+              overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny",
+              starts: Annotated[int, Option("--starts", min=1, help="At most so many moving starts.")] = 24) -> None:
+    """How good and how fast a checkpoint is."""
+    _do("benchmark", out, overwrite, "drive_wm.eval.benchmark:benchmark", source=source, seed=seed,
+        checkpoint=checkpoint, starts=starts)
 
 
 @app.command()

@@ -68,8 +68,8 @@ def quaternion_from_rotation(rotation: FloatArray) -> FloatArray:
     trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
     k[..., 0, 0] = trace
     for i in range(3):
-        j, l = (i + 1) % 3, (i + 2) % 3
-        k[..., 0, i + 1] = k[..., i + 1, 0] = m[..., l, j] - m[..., j, l]
+        j, n = (i + 1) % 3, (i + 2) % 3
+        k[..., 0, i + 1] = k[..., i + 1, 0] = m[..., n, j] - m[..., j, n]
         k[..., i + 1, i + 1] = 2 * m[..., i, i] - trace
         k[..., i + 1, j + 1] = k[..., j + 1, i + 1] = m[..., i, j] + m[..., j, i]
     _, vectors = np.linalg.eigh(k / 3.0)
@@ -96,7 +96,7 @@ def inverse_pose(pose: FloatArray) -> FloatArray:
 
 
 def transform_points(pose: FloatArray, points: FloatArray) -> FloatArray:
-    """a_from_b (4, 4) applied to points (..., 3) of b; a scalar z of 0 is assumed for (..., 2), and 2 columns come back."""
+    """a_from_b (4, 4) applied to points (..., 3) of b; for (..., 2) a z of 0 is assumed, and 2 columns come back."""
     points = np.asarray(points, dtype=np.float64)
     columns = points.shape[-1]
     return points @ pose[:columns, :columns].T + pose[:columns, 3]
@@ -135,7 +135,7 @@ def actions_from_xyyaw(xyyaw: FloatArray, times_s: FloatArray) -> FloatArray:
 
 
 def integrate_actions(start_xyyaw: FloatArray, actions: FloatArray, dt_s: float | FloatArray) -> FloatArray:
-    """(..., 3), (..., N, 2), seconds a step -> (..., N, 3): the poses after each action, along arcs of constant curvature."""
+    """(..., 3), (..., N, 2), seconds a step -> (..., N, 3): poses after each action, on arcs of constant curvature."""
     actions = np.asarray(actions, dtype=np.float64)
     length = actions[..., 0] * np.asarray(dt_s)
     turn = length * actions[..., 1]
@@ -182,8 +182,9 @@ def interpolate_poses(poses: Poses, at_us: IntArray, max_gap_us: int = 600_000) 
     return pose_from_quaternion(position, wa * qa + wb * qb), valid
 
 
-def box_corners(xyyaw: FloatArray, length_m: FloatArray, width_m: FloatArray, center_offset_m: FloatArray | float = 0.0) -> FloatArray:
-    """Footprints (..., 4, 2), front-left first then counter-clockwise, of boxes whose centre lies center_offset_m ahead of xyyaw."""
+def box_corners(xyyaw: FloatArray, length_m: FloatArray, width_m: FloatArray,
+                center_offset_m: FloatArray | float = 0.0) -> FloatArray:
+    """Footprints (..., 4, 2), front-left first then counter-clockwise; centres lie center_offset_m ahead of xyyaw."""
     xyyaw = np.asarray(xyyaw, dtype=np.float64)
     half_l, half_w = np.asarray(length_m)[..., None] / 2, np.asarray(width_m)[..., None] / 2
     along = half_l * np.array([1.0, -1.0, -1.0, 1.0]) + np.asarray(center_offset_m)[..., None]

@@ -21,14 +21,24 @@ from torch import Tensor
 
 from drive_wm.config import from_json, to_json
 from drive_wm.datasets.clips import nearest_agents
+from drive_wm.datasets.rigs import at_height
 from drive_wm.encoders.actions import actions_of_bins
-from drive_wm.world.reasons import MAX_CAUSES, MAX_TEXT_TOKENS, question_ids, read_answer
 from drive_wm.geometry import integrate_actions
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
 from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Plan, Rig, Trajectory
-from drive_wm.world.decode import Sampling, Stream, answer_grammar, next_agents, next_step, plan_grammar, read_context, write_segment
+from drive_wm.world.decode import (
+    Sampling,
+    Stream,
+    answer_grammar,
+    next_agents,
+    next_step,
+    plan_grammar,
+    read_context,
+    write_segment,
+)
 from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
 from drive_wm.world.model import WorldConfig, WorldModel
+from drive_wm.world.reasons import MAX_CAUSES, MAX_TEXT_TOKENS, question_ids, read_answer
 from drive_wm.world.vocabulary import RANGES, special
 
 FORMAT = "drive_wm.model@1"
@@ -47,7 +57,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class GeneratedStep:
-    """One imagined step. frames: camera -> (H, W, 3) uint8. agents: (A, 12) in the rig frame of this step, agents_valid (A,)."""
+    """One imagined step. frames: camera -> (H, W, 3) uint8. agents (A, 12) in its rig frame, agents_valid (A,)."""
 
     index: int
     frames: Mapping[str, ByteArray]
@@ -64,9 +74,11 @@ LayoutSource = Callable[[int, FloatArray, BoolArray], Mapping[str, ByteArray] | 
 class DriveWM:
     """Tokenizer and world model. Everything takes a seed; the same seed on the same machine gives the same bytes."""
 
-    def __init__(self, config: ModelConfig, tokenizer: FrameTokenizer, world: WorldModel, name: str = "unnamed") -> None:
+    def __init__(self, config: ModelConfig, tokenizer: FrameTokenizer, world: WorldModel,
+                 name: str = "unnamed") -> None:
         self.config, self.name = config, name
-        self.tokenizer = tokenizer.eval().to(memory_format=torch.channels_last)
+        self.tokenizer = tokenizer.eval()
+        self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not list it
         self.world = world.eval()
 
     # --- weights --------------------------------------------------------------------------------------------------
@@ -84,7 +96,8 @@ class DriveWM:
         try:
             meta = json.loads((folder / "config.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{folder}: config.json cannot be read ({error}); expected a folder of save_pretrained") from None
+            raise InputError(f"{folder}: config.json cannot be read ({error}); "
+                             "expected a folder of save_pretrained") from None
         if meta.get("format") != FORMAT:
             raise InputError(f"{folder}: format {meta.get('format')!r}, expected {FORMAT!r}")
         model = cls.create(from_json(ModelConfig, meta["model"]))
@@ -103,7 +116,8 @@ class DriveWM:
         temporary.mkdir(parents=True)
         for part in ("tokenizer", "world"):
             state = getattr(self, part).state_dict()
-            save_file({k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in state.items()}, str(temporary / f"{part}.safetensors"))
+            halves = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in state.items()}
+            save_file(halves, str(temporary / f"{part}.safetensors"))
         meta = {"format": FORMAT, "name": name or self.name, "model": to_json(self.config)}
         (temporary / "config.json").write_text(json.dumps(meta, indent=1))
         if card is not None:
@@ -122,12 +136,8 @@ class DriveWM:
         return next(self.world.parameters()).device
 
     def rig_for(self, rig: Rig) -> Rig:
-        """The rig with every camera at the height the model was trained on, and the width that keeps its proportions."""
-        cameras = []
-        for camera in rig.cameras:
-            width = max(16, int(round(camera.width * self.config.height / camera.height / 16)) * 16)
-            cameras.append(camera.resized(width, self.config.height))
-        return Rig(rig.name, tuple(cameras))
+        """The rig, every camera at the height the model was trained on and the width that keeps its proportions."""
+        return at_height(rig, self.config.height)
 
     # --- use ------------------------------------------------------------------------------------------------------
 
@@ -164,12 +174,13 @@ class DriveWM:
                 prompt: str | None = None) -> Iterator[GeneratedStep]:
         """Imagines a step for each action (N, 2) after the clip's last frame, and yields it as soon as it is made.
 
-        agents: known future ones, (N, A, 12) and (N, A) in the slots of ``nearest_agents(clip, ...)``; None imagines them.
-        layout: draws what is known of a step into its cameras; None goes without.
+        agents: known future ones, (N, A, 12) and (N, A) in the slots of ``nearest_agents(clip, ...)``; None imagines
+        them. layout: draws what is known of a step into its cameras; None goes without.
         """
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim != 2 or actions.shape[1] != 2 or not np.isfinite(actions).all():
-            raise InputError(f"actions: expected finite (N, 2) of speed_mps and curvature_inv_m, got shape {actions.shape}")
+            raise InputError("actions: expected finite (N, 2) of speed_mps and curvature_inv_m, "
+                             f"got shape {actions.shape}")
         clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
         generator = torch.Generator().manual_seed(seed)
         stream = self.read(clip, prompt)
@@ -187,9 +198,10 @@ class DriveWM:
         act = torch.tensor(np.asarray(action), dtype=torch.float32, device=device).view(1, 1, 2)
         with self._autocast():
             if agents is None:
-                dt = float(last.dt_s[0])
-                ego_step = torch.from_numpy(integrate_actions(np.zeros(3), np.asarray(action)[None], dt)).float().to(device)
-                states, valid = next_agents(self.world, stream, ego_step, sampling, generator)[:, None], last.agents_valid
+                moved = integrate_actions(np.zeros(3), np.asarray(action)[None], float(last.dt_s[0]))
+                ego_step = torch.from_numpy(moved).float().to(device)
+                states = next_agents(self.world, stream, ego_step, sampling, generator)[:, None]
+                valid = last.agents_valid
             else:
                 states = torch.from_numpy(np.asarray(agents[0])).float().to(device)[None, None]
                 valid = torch.from_numpy(np.asarray(agents[1])).to(device)[None, None]
@@ -204,7 +216,8 @@ class DriveWM:
             stream = next_step(self.world, stream, step, sampling, generator)
             frames = self._frames(stream.last.digits[:, 0], stream.last.grids)
         named = {name: images[0] for name, images in zip(rig.names, frames)}
-        return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn, stream.last.digits[0, 0].cpu().numpy())
+        digits = stream.last.digits[0, 0].cpu().numpy()
+        return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn, digits)
 
     def _frames(self, digits: Tensor, grids: list[tuple[int, int]]) -> list[ByteArray]:
         """(N, P, D) -> one (N, H, W, 3) uint8 a camera; cameras of one size are decoded together."""
@@ -213,8 +226,8 @@ class DriveWM:
         for grid in dict.fromkeys(grids):
             members = [i for i, g in enumerate(grids) if g == grid]
             stacked = torch.cat([parts[i].unflatten(1, grid) for i in members])
-            images = to_images(self.tokenizer.decode(stacked)).reshape(len(members), len(digits), grid[0] * 16, grid[1] * 16, 3)
-            out |= dict(zip(members, images))
+            images = to_images(self.tokenizer.decode(stacked))
+            out |= dict(zip(members, images.reshape(len(members), len(digits), grid[0] * 16, grid[1] * 16, 3)))
         return [out[i] for i in range(len(grids))]
 
     @torch.no_grad()
@@ -226,15 +239,15 @@ class DriveWM:
         with self._autocast():
             ids = write_segment(self.world, stream, [special("<plan>")], self._route(clip, route), plan_grammar,
                                 2 * self.config.world.plan_steps, temperature=temperature, generator=generator)
-        pairs = torch.tensor(ids).view(-1, 2) - torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start])
-        actions = actions_of_bins(pairs).numpy()
+        first = torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start])
+        actions = actions_of_bins(torch.tensor(ids).view(-1, 2) - first).numpy()
         times = np.arange(1, len(actions) + 1) / clip.rate_hz
         return Plan(Trajectory(times, integrate_actions(np.zeros(3), actions, 1 / clip.rate_hz)), actions=actions)
 
     @torch.no_grad()
     def explain(self, clip: Clip, question: str = "Why are you doing this?", route: FloatArray | None = None, *,
                 stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> Explanation:
-        """The model's decision, its typed causes and a sentence, in answer to a question about the clip's last moment."""
+        """The model's decision, its typed causes and a sentence, answering a question about the clip's last moment."""
         opening = question_ids(question)
         if clip.agents.shape[1] != self.config.world.agents:
             clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
@@ -243,8 +256,9 @@ class DriveWM:
         names = tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
         grammar = answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS)
         with self._autocast():
-            ids = write_segment(self.world, stream, opening, self._route(clip, route), grammar, 3 + 2 * MAX_CAUSES + 2 + MAX_TEXT_TOKENS,
-                                temperature=temperature, generator=torch.Generator().manual_seed(seed))
+            ids = write_segment(self.world, stream, opening, self._route(clip, route), grammar,
+                                3 + 2 * MAX_CAUSES + 2 + MAX_TEXT_TOKENS, temperature=temperature,
+                                generator=torch.Generator().manual_seed(seed))
         return read_answer(ids, question, clip.agents[-1], names)
 
     def _route(self, clip: Clip, route: FloatArray | None) -> Tensor:
@@ -276,12 +290,15 @@ def find_checkpoint(name: str | Path) -> Path:
     """A folder, a shipped name, or a hub id that is downloaded; raises InputError saying what there is."""
     if (Path(name) / "config.json").is_file():
         return Path(name)
-    shipped = sorted(p.name for p in PRETRAINED.iterdir() if (p / "config.json").exists()) if PRETRAINED.is_dir() else []
+    shipped: list[str] = []
+    if PRETRAINED.is_dir():
+        shipped = sorted(p.name for p in PRETRAINED.iterdir() if (p / "config.json").exists())
     if str(name) in shipped:
         return PRETRAINED / str(name)
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")) and not Path(name).exists():
         return _download(str(name))
-    raise InputError(f"no checkpoint {str(name)!r}: expected a shipped name ({', '.join(shipped) or 'none are installed'}), "
+    raise InputError(f"no checkpoint {str(name)!r}: expected a shipped name "
+                     f"({', '.join(shipped) or 'none are installed'}), "
                      "a folder with config.json, or a hub id such as owner/name")
 
 
@@ -292,8 +309,8 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"hub id {hub_id!r} cannot be fetched ({type(error).__name__}); check the name and the network, "
-                         "or give a folder") from None
+        raise InputError(f"hub id {hub_id!r} cannot be fetched ({type(error).__name__}); "
+                         "check the name and the network, or give a folder") from None
 
 
 __all__ = ["DriveWM", "GeneratedStep", "ModelConfig", "Sampling", "find_checkpoint"]

@@ -9,10 +9,28 @@ import numpy as np
 
 from drive_wm.datasets.clips import make_clip, nearest_agents, time_grid
 from drive_wm.datasets.routes import points_ahead, route_of
-from drive_wm.geometry import integrate_actions, pose_from_xyyaw, pose_from_xyzyaw, relative_xyyaw, transform_points, xyyaw_from_pose
+from drive_wm.geometry import (
+    integrate_actions,
+    pose_from_xyyaw,
+    pose_from_xyzyaw,
+    relative_xyyaw,
+    transform_points,
+    xyyaw_from_pose,
+)
 from drive_wm.model import DriveWM, LayoutSource
 from drive_wm.render import AgentBoxes, Renderer, agents_at, signals_at
-from drive_wm.types import CATEGORIES, BoolArray, ByteArray, Clip, FloatArray, InputError, Log, Observation, Rig, RoadMap
+from drive_wm.types import (
+    CATEGORIES,
+    BoolArray,
+    ByteArray,
+    Clip,
+    FloatArray,
+    InputError,
+    Log,
+    Observation,
+    Rig,
+    RoadMap,
+)
 
 BRAKE_MPS2, ACCELERATE_MPS2, STEER_INV_M = 4.0, 2.0, 0.05
 VARIANTS = ("log", "brake", "accelerate", "left", "right", "keep")
@@ -39,12 +57,13 @@ class Scene:
         return make_clip(self.log, self.now_us, steps + 1, self.context.rate_hz, rig=self.context.rig)
 
 
-def open_scene(log: Log, model: DriveWM, start_s: float, *, cameras: list[str] | None = None, layout: bool = True) -> Scene:
+def open_scene(log: Log, model: DriveWM, start_s: float, *, cameras: list[str] | None = None,
+               layout: bool = True) -> Scene:
     """The moment start_s after the log's beginning; raises InputError if the past before it is too short or empty."""
     steps, rate = model.config.context, model.config.rate_hz
     if start_s < (steps - 1) / rate - 1e-6 or log.start_us + start_s * 1e6 > log.end_us:
-        raise InputError(f"--start {start_s:g} s: log {log.id} lasts {(log.end_us - log.start_us) / 1e6:.1f} s and the model "
-                         f"needs {(steps - 1) / rate:g} s of past; give a time between")
+        raise InputError(f"--start {start_s:g} s: log {log.id} lasts {(log.end_us - log.start_us) / 1e6:.1f} s and "
+                         f"the model needs {(steps - 1) / rate:g} s of past; give a time between")
     rig = model.rig_for(log.rig.subset(cameras) if cameras else log.rig)
     start_us = log.start_us + int(start_s * 1e6) - int((steps - 1) / rate * 1e6)
     clip = make_clip(log, start_us, steps, rate, rig=rig, layout=layout)
@@ -84,8 +103,8 @@ def clip_of(observation: Observation, rig: Rig, rate_hz: float, slots: int) -> C
     import cv2
 
     def scaled(images: Mapping[str, ByteArray]) -> dict[str, ByteArray]:
-        return {c.name: np.stack([cv2.resize(i, (c.width, c.height), interpolation=cv2.INTER_AREA) for i in images[c.name]])
-                for c in rig.cameras}
+        return {c.name: np.stack([cv2.resize(i, (c.width, c.height), interpolation=cv2.INTER_AREA)
+                                  for i in images[c.name]]) for c in rig.cameras}
 
     if observation.frames is None or observation.frames_valid is None:
         raise InputError("the model plans from images: the planner must require \"frames\"")
@@ -93,8 +112,9 @@ def clip_of(observation: Observation, rig: Rig, rate_hz: float, slots: int) -> C
     world = pose_from_xyyaw(observation.ego_xyyaw)
     agents = observation.agents if observation.agents is not None else np.zeros((steps, 0, 12))
     valid = observation.agents_valid if observation.agents_valid is not None else np.zeros((steps, 0), bool)
-    clip = Clip("observation", rig, rate_hz, observation.timestamps_us, scaled(observation.frames), observation.frames_valid,
-                world, np.ones(steps, bool), observation.actions, np.ones(steps - 1, bool), agents, valid,
+    clip = Clip("observation", rig, rate_hz, observation.timestamps_us, scaled(observation.frames),
+                observation.frames_valid, world, np.ones(steps, bool), observation.actions, np.ones(steps - 1, bool),
+                agents, valid,
                 observation.agent_ids, scaled(observation.layout) if observation.layout is not None else None)
     return nearest_agents(clip, slots, steps - 1)
 
@@ -160,8 +180,8 @@ def reference_frames(scene: Scene, poses: FloatArray) -> list[dict[str, ByteArra
         return None
     renderer = Renderer(scene.log.map, scene.log.look, scene.log.signals)
     times = time_grid(scene.now_us, len(poses) + 1, scene.context.rate_hz)[1:]
-    return [renderer.draw(scene.context.rig, pose, agents_at(scene.log, int(t)), signals_at(scene.log, int(t)), style="picture")
-            for t, pose in zip(times, poses)]
+    return [renderer.draw(scene.context.rig, pose, agents_at(scene.log, int(t)), signals_at(scene.log, int(t)),
+                          style="picture") for t, pose in zip(times, poses)]
 
 
 def known_agents(scene: Scene, poses: FloatArray) -> tuple[FloatArray, BoolArray]:

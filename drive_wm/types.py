@@ -65,9 +65,11 @@ class Camera:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise InputError(f"camera {self.name}: size {self.width} x {self.height}, expected at least 1 x 1 pixels")
-        for label, value, shape in (("intrinsics", self.intrinsics, (3, 3)), ("rig_from_camera", self.rig_from_camera, (4, 4))):
+        for label, value, shape in (("intrinsics", self.intrinsics, (3, 3)),
+                                    ("rig_from_camera", self.rig_from_camera, (4, 4))):
             if np.shape(value) != shape or not np.isfinite(value).all():
-                raise InputError(f"camera {self.name}: {label} must be a finite {shape} matrix, got shape {np.shape(value)}")
+                raise InputError(f"camera {self.name}: {label} must be a finite {shape} matrix, "
+                                 f"got shape {np.shape(value)}")
 
     def resized(self, width: int, height: int) -> Camera:
         """The same camera with its images scaled to ``width`` x ``height`` (intrinsics scaled to match)."""
@@ -353,7 +355,8 @@ class Action:
 
 
 # Columns of Clip.agents and of Observation.agents; positions and velocities in the rig frame of their own step.
-AGENT_COLUMNS = ("x_m", "y_m", "yaw_rad", "vx_mps", "vy_mps", "length_m", "width_m", "height_m", "category", "r", "g", "b")
+AGENT_COLUMNS = ("x_m", "y_m", "yaw_rad", "vx_mps", "vy_mps", "length_m", "width_m", "height_m", "category",
+                 "r", "g", "b")
 
 
 @dataclass(frozen=True)
@@ -466,8 +469,9 @@ class Vehicle:
 class Rollout:
     """What happened in a closed loop of S steps. World frame. No score is in it: metrics are functions of it.
 
-    ego_xyyaw: (S, 3) rear axle. ego_speed_mps, ego_accel_mps2, ego_steer_rad: (S,). logged_xyyaw: (S, 3), logged_valid: (S,).
-    agents_xyyaw: (S, A, 3) box centres; agents_valid: (S, A); agents_lwh_m: (A, 3); agent_ids, agent_categories: A.
+    ego_xyyaw: (S, 3) rear axle. ego_speed_mps, ego_accel_mps2, ego_steer_rad: (S,). logged_xyyaw: (S, 3),
+    logged_valid: (S,). agents_xyyaw: (S, A, 3) box centres; agents_valid: (S, A); agents_lwh_m: (A, 3); agent_ids,
+    agent_categories: A.
     plans: the Plan made at each step, or None where the planner was not asked. plan_errors: step -> message.
     render_valid: (S,) False where the renderer was out of its depth. completed: all S steps ran.
     """

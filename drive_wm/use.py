@@ -14,6 +14,7 @@ import numpy as np
 from drive_wm.datasets.sources import open_source
 from drive_wm.eval import report
 from drive_wm.eval.run_folder import RunFolder
+from drive_wm.geometry import compose_xyyaw, relative_xyyaw, xyyaw_from_pose
 from drive_wm.media import (
     contact_sheet,
     draw_boxes_in_camera,
@@ -38,7 +39,6 @@ from drive_wm.scene import (
     reference_frames,
 )
 from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Log, Plan
-from drive_wm.geometry import compose_xyyaw, relative_xyyaw, xyyaw_from_pose
 
 MODES = ("given", "imagined", "none")
 ZOOM = 2  # of small frames in pictures
@@ -75,9 +75,9 @@ class Future:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def imagine(model: DriveWM, scene: Scene, actions: FloatArray, *, mode: str = "given", seed: int = 0, own_actions: bool = True,
-            sampling: Sampling = Sampling(), prompt: str | None = None) -> Future:
-    """Rolls the model out under ``actions`` (N, 2). own_actions: they are the log's, so that its images are the truth."""
+def imagine(model: DriveWM, scene: Scene, actions: FloatArray, *, mode: str = "given", seed: int = 0,
+            own_actions: bool = True, sampling: Sampling = Sampling(), prompt: str | None = None) -> Future:
+    """Rolls the model out under ``actions`` (N, 2). own_actions: they are the log's, so its images are the truth."""
     if mode not in MODES:
         raise InputError(f"--mode {mode!r}: expected one of {', '.join(MODES)}")
     poses = ego_poses(scene, actions)
@@ -85,14 +85,16 @@ def imagine(model: DriveWM, scene: Scene, actions: FloatArray, *, mode: str = "g
         poses = scene.future(len(actions)).ego[1:]
     layout = None if mode == "none" else layout_source(scene, poses, agents_known=mode == "given")
     given = known_agents(scene, poses) if mode == "given" else None
-    steps = list(model.rollout(scene.context, actions, seed=seed, sampling=sampling, layout=layout, agents=given, prompt=prompt))
+    steps = list(model.rollout(scene.context, actions, seed=seed, sampling=sampling, layout=layout, agents=given,
+                               prompt=prompt))
     truth, valid = truth_of(scene, poses, own_actions)
     future = Future(scene, mode, actions, steps, poses, truth, valid)
     future.rows = quality_rows(future)
     return future
 
 
-def truth_of(scene: Scene, poses: FloatArray, own_actions: bool) -> tuple[list[dict[str, ByteArray]] | None, BoolArray | None]:
+def truth_of(scene: Scene, poses: FloatArray,
+             own_actions: bool) -> tuple[list[dict[str, ByteArray]] | None, BoolArray | None]:
     """What the cameras recorded, or for a drawn log what they would have; valid (N, C)."""
     names = scene.context.rig.names
     if own_actions:
@@ -108,9 +110,10 @@ def quality_rows(future: Future) -> list[dict[str, Any]]:
     context, names = future.scene.context, future.scene.context.rig.names
     for i, step in enumerate(future.steps):
         for c, name in enumerate(names):
-            row: dict[str, Any] = {"step": step.index, "time_s": step.index / context.rate_hz, "camera": name, "mode": future.mode,
-                                   "speed_mps": float(future.actions[i, 0]), "curvature_inv_m": float(future.actions[i, 1]),
-                                   "psnr_db": None, "copy_last_psnr_db": None}
+            row: dict[str, Any] = {
+                "step": step.index, "time_s": step.index / context.rate_hz, "camera": name, "mode": future.mode,
+                "speed_mps": float(future.actions[i, 0]), "curvature_inv_m": float(future.actions[i, 1]),
+                "psnr_db": None, "copy_last_psnr_db": None}
             if future.truth is not None and future.truth_valid is not None and future.truth_valid[i, c]:
                 row["psnr_db"] = psnr_db(step.frames[name], future.truth[i][name])
                 row["copy_last_psnr_db"] = psnr_db(context.frames[name][-1], future.truth[i][name])
@@ -124,7 +127,8 @@ def horizon_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for time_s in dict.fromkeys(row["time_s"] for row in rows):
         known = [r for r in rows if r["time_s"] == time_s and r["psnr_db"] is not None]
         if known:
-            out.append({"time_s": time_s, "mode": known[0]["mode"], "psnr_db": float(np.mean([r["psnr_db"] for r in known])),
+            out.append({"time_s": time_s, "mode": known[0]["mode"],
+                        "psnr_db": float(np.mean([r["psnr_db"] for r in known])),
                         "copy_last_psnr_db": float(np.mean([r["copy_last_psnr_db"] for r in known]))})
     return out
 
@@ -144,7 +148,8 @@ def future_sheet(future: Future) -> ByteArray:
     chosen = [i for i in range(len(future.steps)) if (i + 1) % max(1, round(rate)) == 0] or [len(future.steps) - 1]
     for i in chosen:
         step = future.steps[i]
-        kinds = [("truth", future.truth[i] if future.truth else None), (f"generated ({future.mode})", step.frames), ("layout", step.layout)]
+        truth = future.truth[i] if future.truth else None
+        kinds = [("truth", truth), (f"generated ({future.mode})", step.frames), ("layout", step.layout)]
         for name, frames in kinds:
             if frames is not None:
                 rows.append([zoomed(one_row(frames))])
@@ -160,7 +165,8 @@ def future_video(future: Future, path: Path) -> None:
         past = {n: context.frames[n][t] for n in context.rig.names}
         images.append(_stack(past, past, {n: context.layout[n][t] for n in past} if context.layout else None, "seen"))
     for i, step in enumerate(future.steps):
-        images.append(_stack(future.truth[i] if future.truth else None, step.frames, step.layout, f"+{(i + 1) / context.rate_hz:g} s"))
+        truth = future.truth[i] if future.truth else None
+        images.append(_stack(truth, step.frames, step.layout, f"+{(i + 1) / context.rate_hz:g} s"))
     height, width = (max(im.shape[k] for im in images) for k in (0, 1))
     padded = [np.pad(im, ((0, height - im.shape[0]), (0, width - im.shape[1]), (0, 0))) for im in images]
     write_mp4(path, np.stack(padded), context.rate_hz)
@@ -168,17 +174,20 @@ def future_video(future: Future, path: Path) -> None:
 
 def _stack(truth: Any, generated: Any, layout: Any, moment: str) -> ByteArray:
     parts = [(truth, "truth"), (generated, "generated"), (layout, "layout")]
-    return np.concatenate([label(zoomed(one_row(frames)), f"{name} {moment}") for frames, name in parts if frames is not None])
+    return np.concatenate([label(zoomed(one_row(frames)), f"{name} {moment}")
+                           for frames, name in parts if frames is not None])
 
 
 def write_future(run: RunFolder, future: Future) -> None:
     write_png(run.file("future.png"), future_sheet(future))
     future_video(future, run.file("future.mp4"))
+    rate = future.scene.context.rate_hz
     for name in future.scene.context.rig.names:
-        write_mp4(run.file(f"cameras/{name}.mp4"), np.stack([zoomed(s.frames[name]) for s in future.steps]), future.scene.context.rate_hz)
+        write_mp4(run.file(f"cameras/{name}.mp4"), np.stack([zoomed(s.frames[name]) for s in future.steps]), rate)
     write_arrays(run.file("actions.npz"), actions=future.actions, world_from_rig=future.poses,
-                 timestamps_us=future.scene.now_us + np.arange(1, len(future.actions) + 1) * int(1e6 / future.scene.context.rate_hz),
-                 agents=np.stack([s.agents for s in future.steps]), agents_valid=np.stack([s.agents_valid for s in future.steps]))
+                 timestamps_us=future.scene.now_us + np.arange(1, len(future.actions) + 1) * int(1e6 / rate),
+                 agents=np.stack([s.agents for s in future.steps]),
+                 agents_valid=np.stack([s.agents_valid for s in future.steps]))
     run.write_parquet("steps.parquet", future.rows)
 
 
@@ -189,9 +198,9 @@ def write_arrays(path: Path, **arrays: Any) -> None:
         np.savez(f, **arrays)
 
 
-def generate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None, start_s: float = 2.0,
-             horizon_s: float = 4.0, actions: str = "log", mode: str = "given", cameras: list[str] | None = None,
-             prompt: str | None = None) -> Future:
+def generate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+             start_s: float = 2.0, horizon_s: float = 4.0, actions: str = "log", mode: str = "given",
+             cameras: list[str] | None = None, prompt: str | None = None) -> Future:
     """The future of a moment of a log, in every camera, under the log's actions, a variant's or a planner's."""
     model = DriveWM.from_pretrained(checkpoint)
     drive = load_log(source, log)
@@ -206,9 +215,10 @@ def generate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", lo
     write_future(run, future)
     table = horizon_table(future.rows)
     sections: list[Any] = [
-        report.KeyValues({"source": source, "log": drive.id, "licence": drive.licence, "start": f"{start_s:g} s", "actions": actions,
-                          "layout": mode, "checkpoint": model.name}),
-        report.Video(run.path / "future.mp4", "truth, generated and layout"), report.Picture(run.path / "future.png", "every second"),
+        report.KeyValues({"source": source, "log": drive.id, "licence": drive.licence, "start": f"{start_s:g} s",
+                          "actions": actions, "layout": mode, "checkpoint": model.name}),
+        report.Video(run.path / "future.mp4", "truth, generated and layout"),
+        report.Picture(run.path / "future.png", "every second"),
         report.Table(["time_s", "mode", "psnr_db", "copy_last_psnr_db"], [list(r.values()) for r in table], MODE_NOTE)]
     report.write_report(run, "A generated future", sections, drive.id)
     run.finish({"log": drive.id, "actions": actions, "mode": mode, "checkpoint": model.name, "steps": len(future.steps),
@@ -262,9 +272,9 @@ def plan_pictures(scene: Scene, made: Plan) -> tuple[ByteArray, ByteArray]:
     camera = camera.resized(width, round(camera.height * width / camera.width))
     image = full_image(scene, name, camera.width, camera.height)
     world = compose_xyyaw(xyyaw_from_pose(scene.pose), made.trajectory.xyyaw)
-    future = scene.log.ego.timestamps_us > scene.now_us
-    within = future & (scene.log.ego.timestamps_us <= scene.now_us + int(made.trajectory.times_s[-1] * 1e6)) & scene.log.ego.valid
-    logged = xyyaw_from_pose(scene.log.ego.world_from_body[within])
+    ego, end_us = scene.log.ego, scene.now_us + int(made.trajectory.times_s[-1] * 1e6)
+    within = (ego.timestamps_us > scene.now_us) & (ego.timestamps_us <= end_us) & ego.valid
+    logged = xyyaw_from_pose(ego.world_from_body[within])
     paths = [("plan", world, (60, 220, 120))] + ([("log", logged, (255, 170, 60))] if len(logged) else [])
     above = draw_topdown(scene.log.map, paths, agents_at(scene.log, scene.now_us), scene.pose, size_px=480,
                          signals=scene.log.signals, signal_states=signals_at(scene.log, scene.now_us))
@@ -299,8 +309,8 @@ def plan_errors(scene: Scene, made: Plan) -> dict[str, float]:
     return out
 
 
-def plan(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None, start_s: float = 2.0,
-         planner: str = "direct") -> Plan:
+def plan(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+         start_s: float = 2.0, planner: str = "direct") -> Plan:
     """Where the ego would go from a moment of a log, in its front camera and from above."""
     model = DriveWM.from_pretrained(checkpoint)
     drive = load_log(source, log)
@@ -316,7 +326,8 @@ def plan(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: s
     errors = plan_errors(scene, made)
     report.write_report(run, "A plan", [
         report.KeyValues({"source": source, "log": drive.id, "start": f"{start_s:g} s", "planner": planner, **errors}),
-        report.Row([report.Picture(camera, "the plan on the ground, front camera"), report.Picture(above, "from above")]),
+        report.Row([report.Picture(camera, "the plan on the ground, front camera"),
+                    report.Picture(above, "from above")]),
         report.Table(list(rows[0]), [list(r.values()) for r in rows])], drive.id)
     run.finish({"log": drive.id, "planner": planner, **errors, "plan": rows})
     return made
@@ -330,14 +341,15 @@ def explanation_picture(scene: Scene, made: Explanation) -> ByteArray:
     images = {}
     for camera in scene.log.rig.cameras:
         small = camera.resized(336, round(336 * camera.height / camera.width))
-        image = full_image(scene, camera.name, small.width, small.height) if camera.name in scene.context.frames else None
-        if image is not None:
-            images[camera.name] = draw_boxes_in_camera(image, small, scene.pose, boxes.select(chosen), [named[boxes.ids[i]] for i in chosen])
+        if camera.name in scene.context.frames:
+            image = full_image(scene, camera.name, small.width, small.height)
+            images[camera.name] = draw_boxes_in_camera(image, small, scene.pose, boxes.select(chosen),
+                                                       [named[boxes.ids[i]] for i in chosen])
     return tile_cameras(images)
 
 
-def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None, start_s: float = 2.0,
-            question: str | None = None) -> Explanation:
+def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+            start_s: float = 2.0, question: str | None = None) -> Explanation:
     """What the model decides at a moment of a log and the causes that it gives."""
     model = DriveWM.from_pretrained(checkpoint)
     drive = load_log(source, log)
@@ -346,8 +358,9 @@ def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log
     run = RunFolder(out, "explain", seed=seed)
     picture = explanation_picture(scene, made)
     write_png(run.file("explanation.png"), picture)
-    sections: list[Any] = [report.KeyValues({"source": source, "log": drive.id, "start": f"{start_s:g} s", "checkpoint": model.name}),
-                           report.Explanation.of(made), report.Picture(picture, "what the causes point to")]
+    about = {"source": source, "log": drive.id, "start": f"{start_s:g} s", "checkpoint": model.name}
+    sections: list[Any] = [report.KeyValues(about), report.Explanation.of(made),
+                           report.Picture(picture, "what the causes point to")]
     driver = driver_reason(scene)
     if driver is not None:
         sections += [report.Heading("What the driver of the log gave as the reason"), report.Explanation.of(driver)]
@@ -383,8 +396,9 @@ def tokens(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log:
             rows.append([zoomed(one_row({n: images[n][t] for n in clip.rig.names}))])
             labels.append(f"{t / rate:g} s {name}")
     write_png(run.file("tokens.png"), contact_sheet(rows, labels))
-    quality = [{"camera": n, "psnr_db": mean_psnr(made[n], clip.frames[n], clip.frames_valid[:, i]), "frames": int(clip.frames_valid[:, i].sum()),
-                "tokens_a_frame": int(np.prod(ids[n].shape[1:])), "used": len(np.unique(ids[n]))} for i, n in enumerate(clip.rig.names)]
+    quality = [{"camera": n, "psnr_db": mean_psnr(made[n], clip.frames[n], clip.frames_valid[:, i]),
+                "frames": int(clip.frames_valid[:, i].sum()), "tokens_a_frame": int(np.prod(ids[n].shape[1:])),
+                "used": len(np.unique(ids[n]))} for i, n in enumerate(clip.rig.names)]
     report.write_report(run, "Tokens", [report.Picture(run.path / "tokens.png", "truth and what the tokens stand for"),
                                         report.Table(list(quality[0]), [list(q.values()) for q in quality])], drive.id)
     run.finish({"log": drive.id, "checkpoint": model.name, "cameras": quality})
@@ -404,15 +418,17 @@ def info(checkpoint: str = "tiny") -> dict[str, Any]:
 
     model = DriveWM.from_pretrained(checkpoint)
     world, config = model.world, model.config
+    weights = find_checkpoint(checkpoint).glob("*.safetensors")
     return {"checkpoint": str(checkpoint), "name": model.name, "config": config_hash(config),
             "tokenizer_parameters": sum(p.numel() for p in model.tokenizer.parameters()),
             "world_parameters": sum(p.numel() for p in world.parameters()),
-            "megabytes": round(sum(f.stat().st_size for f in find_checkpoint(checkpoint).glob("*.safetensors")) / 1e6, 1),
+            "megabytes": round(sum(f.stat().st_size for f in weights) / 1e6, 1),
             "image": f"{config.height} x {config.width}", "rate_hz": config.rate_hz, "context_steps": config.context,
             "tokens_a_position": config.tokenizer.fsq.codes, "token_values": config.tokenizer.fsq.vocabulary,
             "transformer": f"{config.world.transformer.layers} layers, {config.world.transformer.width} wide",
             "drive_wm": __version__, "torch": torch.__version__, "python": platform.python_version(),
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none", "threads": torch.get_num_threads()}
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+            "threads": torch.get_num_threads()}
 
 
 # --- demo ---------------------------------------------------------------------------------------------------------
@@ -444,16 +460,24 @@ def demo(out: Path, seed: int = 0, checkpoint: str = "tiny") -> dict[str, Any]:
     clock.lap("closed loop, five planners, 8 s each")
     quality = [row for future in futures for row in horizon_table(future.rows) if row["time_s"] in (0.5, 1.0, 2.0, 4.0)]
     sections: list[Any] = [
-        report.Heading("A generated future", "Six cameras, 4 s ahead: the truth, what the model generated, and the layout it was given."),
-        report.Video(run.path / "future.mp4", f"{drive.id}, layout given"), report.Picture(run.path / "future.png", "every second"),
-        report.Table(["time_s", "mode", "psnr_db", "copy_last_psnr_db"], [list(r.values()) for r in quality], MODE_NOTE),
-        report.Heading("The plan", "Eight actions of half a second each, the very tokens that the world model is driven by."),
-        report.Row([report.Picture(camera, "in the front camera"), report.Picture(above, "from above, beside what the log did")]),
-        report.Heading("Why"), report.Explanation.of(said), report.Picture(explanation_picture(scene, said), "what the causes point to"),
-        report.Heading("Five planners in the closed loop", "Log replay is an oracle: it knows the recorded future."), *table.sections,
+        report.Heading("A generated future",
+                       "Six cameras, 4 s ahead: the truth, what the model generated, and the layout it was given."),
+        report.Video(run.path / "future.mp4", f"{drive.id}, layout given"),
+        report.Picture(run.path / "future.png", "every second"),
+        report.Table(["time_s", "mode", "psnr_db", "copy_last_psnr_db"], [list(r.values()) for r in quality],
+                     MODE_NOTE),
+        report.Heading("The plan",
+                       "Eight actions of half a second each, the very tokens that the world model is driven by."),
+        report.Row([report.Picture(camera, "in the front camera"),
+                    report.Picture(above, "from above, beside what the log did")]),
+        report.Heading("Why"), report.Explanation.of(said),
+        report.Picture(explanation_picture(scene, said), "what the causes point to"),
+        report.Heading("Five planners in the closed loop", "Log replay is an oracle: it knows the recorded future."),
+        *table.sections,
         report.Heading("How long it took"), report.Table(["part", "seconds"], [list(lap) for lap in clock.laps])]
     report.write_report(run, "drive_wm: one drive, end to end", sections, f"{drive.id}, checkpoint {model.name}")
-    results = {"log": drive.id, "checkpoint": model.name, "explanation": said.text, "quality": quality, "planners": table.rows,
+    results = {"log": drive.id, "checkpoint": model.name, "explanation": said.text, "quality": quality,
+               "planners": table.rows,
                "seconds": [{"part": part, "seconds": seconds} for part, seconds in clock.laps]}
     run.finish(results)
     return results

@@ -54,15 +54,17 @@ class WorldModelSensors(SensorRenderer):
     def render(self, timestamp_us: int, world_from_rig: FloatArray, agents: AgentBoxes,
                signal_states: Mapping[str, int], action: FloatArray | None) -> tuple[dict[str, ByteArray], bool]:
         self._index += 1
-        drawn = self._renderer.draw(self._own, world_from_rig, agents, signal_states, "layout") if self._renderer else None
+        drawn = None
+        if self._renderer:
+            drawn = self._renderer.draw(self._own, world_from_rig, agents, signal_states, "layout")
         self._stream, step = self.model.advance(
-            self._stream, self._own, np.zeros(2) if action is None else action, self._index, self._generator, self.sampling,
-            None if drawn is None else (lambda *_: drawn), self._in_slots(agents, world_from_rig))
+            self._stream, self._own, np.zeros(2) if action is None else action, self._index, self._generator,
+            self.sampling, None if drawn is None else (lambda *_: drawn), self._in_slots(agents, world_from_rig))
         frames = dict(step.frames)
         return self._to_rig(frames), self._trusted(frames, world_from_rig, agents, signal_states)
 
     def _in_slots(self, agents: AgentBoxes, world_from_rig: FloatArray) -> tuple[FloatArray, BoolArray]:
-        """Boxes -> (A, 12) and (A,); an agent keeps its slot, a newcomer takes that of one who is gone, nearest first."""
+        """Boxes -> (A, 12) and (A,); an agent keeps its slot, a newcomer takes that of one gone, nearest first."""
         from drive_wm.geometry import inverse_pose, transform_points, xyyaw_from_pose
         from drive_wm.types import CATEGORIES
 
@@ -81,7 +83,8 @@ class WorldModelSensors(SensorRenderer):
             yaw = agents.xyzyaw[i, 3] - xyyaw_from_pose(world_from_rig)[2]
             moved = agents.xyzyaw[i, :2] - self._places.get(agents.ids[i], agents.xyzyaw[i, :2])
             velocity = world_from_rig[:2, :2].T @ moved / self._step_s
-            rows[slot] = [*local[i, :2], yaw, *velocity, *agents.lwh_m[i], CATEGORIES.index(agents.categories[i]), *agents.colors[i]]
+            category = CATEGORIES.index(agents.categories[i])
+            rows[slot] = [*local[i, :2], yaw, *velocity, *agents.lwh_m[i], category, *agents.colors[i]]
             valid[slot] = True
         self._places = {name: agents.xyzyaw[i, :2] for i, name in enumerate(agents.ids)}
         return rows, valid
@@ -96,7 +99,8 @@ class WorldModelSensors(SensorRenderer):
             out[camera.name] = image if same else np.asarray(cv2.resize(image, (camera.width, camera.height)), np.uint8)
         return out
 
-    def _trusted(self, frames: dict[str, ByteArray], pose: FloatArray, agents: AgentBoxes, signal_states: Mapping[str, int]) -> bool:
+    def _trusted(self, frames: dict[str, ByteArray], pose: FloatArray, agents: AgentBoxes,
+                 signal_states: Mapping[str, int]) -> bool:
         if not self._reference or self._renderer is None:
             return self._index <= TRUSTED_STEPS
         truth = self._renderer.draw(self._own, pose, agents, signal_states, "picture")

@@ -67,4 +67,5 @@ def test_it_learns_one_image() -> None:
 
 
 def test_psnr_of_a_known_error() -> None:
-    assert torch.allclose(psnr(torch.full((1, 3, 4, 4), 0.6), torch.full((1, 3, 4, 4), 0.5)), torch.tensor([20.0]), atol=1e-4)
+    grey, lighter = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.6)
+    assert torch.allclose(psnr(lighter, grey), torch.tensor([20.0]), atol=1e-4)

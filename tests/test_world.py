@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from drive_wm.datasets.rigs import dash, nuscenes_six
 from drive_wm.encoders.actions import CURVATURE_BINS, SPEED_BINS, action_bins, actions_of_bins, saturated
 from drive_wm.encoders.agents import apply_motion, motion_tokens, move_frame
 from drive_wm.encoders.rays import ray_features
 from drive_wm.encoders.text import decode_text, encode_text
-from drive_wm.datasets.rigs import dash, nuscenes_six
 from drive_wm.types import CAUSE_KINDS, Cause, Explanation, InputError
 from drive_wm.world.decode import Sampling, answer_grammar, next_step, read_context, write_segment
 from drive_wm.world.inputs import caption_ids
@@ -19,7 +19,8 @@ from drive_wm.world.reasons import answer_ids, question_ids, read_answer
 from drive_wm.world.transformer import Cache, TransformerConfig
 from drive_wm.world.vocabulary import FRAME_START, RANGES, TABLE_SIZE, special
 
-CONFIG = WorldConfig(TransformerConfig(width=64, layers=2, heads=4, kv_heads=2, mlp=96, rope_pairs=(3, 2, 3)), agents=4, window=4)
+CONFIG = WorldConfig(TransformerConfig(width=64, layers=2, heads=4, kv_heads=2, mlp=96, rope_pairs=(3, 2, 3)),
+                     agents=4, window=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,14 @@ def some_steps(steps: int = 3, seed: int = 0) -> Steps:
     rays, cells, grids = ray_features(rig)
     p = len(rays)
     return Steps(
-        digits=torch.randint(0, 8, (1, steps, p, 12), generator=g), masked=None, seen=torch.ones(1, steps, p, dtype=torch.bool),
-        noise=torch.zeros(1, steps), actions=torch.rand(1, steps, 2, generator=g) * torch.tensor([10.0, 0.1]),
+        digits=torch.randint(0, 8, (1, steps, p, 12), generator=g), masked=None,
+        seen=torch.ones(1, steps, p, dtype=torch.bool), noise=torch.zeros(1, steps),
+        actions=torch.rand(1, steps, 2, generator=g) * torch.tensor([10.0, 0.1]),
         actions_valid=torch.ones(1, steps, dtype=torch.bool), dt_s=torch.tensor([0.5]),
-        agents=torch.rand(1, steps, 4, 12, generator=g) * 5, agents_valid=torch.ones(1, steps, 4, dtype=torch.bool), layout=None,
-        layout_valid=torch.zeros(1, dtype=torch.bool), rays=torch.from_numpy(rays), cells=torch.from_numpy(cells), grids=grids)
+        agents=torch.rand(1, steps, 4, 12, generator=g) * 5,
+        agents_valid=torch.ones(1, steps, 4, dtype=torch.bool), layout=None,
+        layout_valid=torch.zeros(1, dtype=torch.bool), rays=torch.from_numpy(rays), cells=torch.from_numpy(cells),
+        grids=grids)
 
 
 def test_the_past_does_not_see_the_future(model: WorldModel) -> None:
@@ -103,7 +107,8 @@ def test_the_same_seed_gives_the_same_frames(model: WorldModel, sampling: Sampli
     steps = some_steps(3)
     with torch.no_grad():
         stream = read_context(model, caption_ids([None], torch.device("cpu")), steps.part(0, 2))
-        one, two, three = (next_step(model, stream, steps.part(2, 3), sampling, torch.Generator().manual_seed(s)).last.digits
+        step = steps.part(2, 3)
+        one, two, three = (next_step(model, stream, step, sampling, torch.Generator().manual_seed(s)).last.digits
                            for s in (1, 1, 2))
     assert torch.equal(one, two) and not torch.equal(one, three)
     assert int(one.min()) >= 0 and int(one.max()) <= 7
@@ -152,7 +157,8 @@ def test_a_segment_is_causal_and_uses_the_route(model: WorldModel) -> None:
 
 
 def test_explanations_survive_their_tokens() -> None:
-    said = Explanation("slow down", "keep", (Cause("lead vehicle", "car-2", "car", (12.0, 0.5)), Cause("red light", "s1")))
+    causes = (Cause("lead vehicle", "car-2", "car", (12.0, 0.5)), Cause("red light", "s1"))
+    said = Explanation("slow down", "keep", causes)
     ids = answer_ids(said, ("car-1", "car-2", "", ""))
     agents = np.zeros((4, 12))
     agents[1, :2] = 12.0, 0.5

@@ -20,7 +20,8 @@ def _nearest(values: Tensor, centres: Tensor) -> Tensor:
 
 def action_bins(actions: Tensor) -> Tensor:
     """(..., 2) speed_mps, curvature_inv_m -> (..., 2) bin indices; values outside the range go to the end bins."""
-    return torch.stack([_nearest(actions[..., 0].contiguous(), _SPEEDS), _nearest(actions[..., 1].contiguous(), _CURVATURES)], -1)
+    speed, curvature = actions[..., 0].contiguous(), actions[..., 1].contiguous()
+    return torch.stack([_nearest(speed, _SPEEDS), _nearest(curvature, _CURVATURES)], -1)
 
 
 def actions_of_bins(bins: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ FEATURES = 3 + 3 + 2 + 6 * len(BANDS)
 def grid_of(camera: Camera) -> tuple[int, int]:
     """(rows, columns) of token positions; raises InputError for a size that does not divide by the stride."""
     if camera.height % STRIDE or camera.width % STRIDE:
-        raise InputError(f"camera {camera.name}: {camera.width} x {camera.height} pixels; both must divide by {STRIDE}. "
-                         f"Ask for --size {camera.height // STRIDE * STRIDE}x{camera.width // STRIDE * STRIDE}")
+        height, width = camera.height // STRIDE * STRIDE, camera.width // STRIDE * STRIDE
+        raise InputError(f"camera {camera.name}: {camera.width} x {camera.height} pixels; "
+                         f"both must divide by {STRIDE}. Ask for --size {height}x{width}")
     return camera.height // STRIDE, camera.width // STRIDE
 
 

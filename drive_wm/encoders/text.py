@@ -13,9 +13,10 @@ crossing light lights sign traffic red green yellow vehicle vehicles car cars va
 pedestrian pedestrians object obstacle lead route bend limit speed free way give what why where who which how many much
 do does doing will would should can could going go goes driving drive keep keeping keeps slow slowing down up speeding
 stop stopping stopped stand standing wait waiting yield yielding follow following proceed proceeding hold holding turn
-turning turns nudge nudging change changing straight move moving ego next now see seen color colour white black grey blue
-day night dusk clear overcast rain rainy fog foggy town city scene weather sunny dark metres meters explain tell decision
-reason cause happening happen nothing has brake braking accelerate accelerating steer steering so since due steady
+turning turns nudge nudging change changing straight move moving ego next now see seen color colour white black grey
+blue day night dusk clear overcast rain rainy fog foggy town city scene weather sunny dark metres meters explain tell
+decision reason cause happening happen nothing has brake braking accelerate accelerating steer steering so since due
+steady
 """.split()
 WORDS = tuple(dict.fromkeys(_WORDS))
 WORD_SLOTS = 512  # the list may grow without moving the other ranges
@@ -62,8 +63,8 @@ def decode_text(ids: list[int]) -> str:
 
 _DOING = {"proceed": "I keep driving", "speed up": "I speed up", "slow down": "I slow down", "stop": "I stop",
           "yield": "I give way", "follow": "I follow the vehicle ahead", "hold": "I stand still"}
-_LATERAL = {"keep": "", "nudge left": " and nudge left", "nudge right": " and nudge right", "turn left": " and turn left",
-            "turn right": " and turn right", "change lane left": " and change lane left",
+_LATERAL = {"keep": "", "nudge left": " and nudge left", "nudge right": " and nudge right",
+            "turn left": " and turn left", "turn right": " and turn right", "change lane left": " and change lane left",
             "change lane right": " and change lane right"}
 
 
@@ -72,12 +73,14 @@ def _because(cause: Cause) -> str:
     where = ""
     if cause.position_m is not None:
         x, y = cause.position_m
-        where = " behind" if x < -1 else " ahead" if abs(y) < max(2.0, 0.35 * x) else " on the left" if y > 0 else " on the right"
+        side = " on the left" if y > 0 else " on the right"
+        where = " behind" if x < -1 else " ahead" if abs(y) < max(2.0, 0.35 * x) else side
     return {"none": "nothing is in the way", "lead vehicle": f"there is a {thing}{where}",
             "pedestrian": f"there is a pedestrian{where}", "red light": f"the light is {cause.state or 'red'}",
             "stop sign": "there is a stop sign", "give way": f"i give way to a {thing}{where}",
-            "bend": "the road has a bend", "speed limit": "of the speed limit", "obstacle": f"there is an obstacle{where}",
-            "free road": "the road is free", "route": "the route turns"}[cause.kind]
+            "bend": "the road has a bend", "speed limit": "of the speed limit",
+            "obstacle": f"there is an obstacle{where}", "free road": "the road is free",
+            "route": "the route turns"}[cause.kind]
 
 
 def explanation_text(explanation: Explanation) -> str:

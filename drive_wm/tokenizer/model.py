@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class FrameTokenizer(nn.Module):
-    """pixels (B, 3, H, W) in [0, 1] <-> tokens (B, h, w, K); one encoder gives discrete tokens and continuous latents."""
+    """pixels (B, 3, H, W) in [0, 1] <-> tokens (B, h, w, K); one encoder for discrete tokens and continuous latents."""
 
     def __init__(self, config: TokenizerConfig = TokenizerConfig()) -> None:
         super().__init__()
@@ -65,7 +65,8 @@ class FrameTokenizer(nn.Module):
     def latents(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> continuous latents (B, h, w, D), before the bottleneck's tanh."""
         if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] % STRIDE or pixels.shape[3] % STRIDE:
-            raise InputError(f"tokenizer: expected (B, 3, H, W) with H and W divisible by {STRIDE}, got {tuple(pixels.shape)}")
+            raise InputError(f"tokenizer: expected (B, 3, H, W) with H and W divisible by {STRIDE}, "
+                             f"got {tuple(pixels.shape)}")
         return self.encoder(pixels * 2 - 1).movedim(1, -1)
 
     def decode_values(self, values: Tensor) -> Tensor:

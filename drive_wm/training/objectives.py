@@ -17,7 +17,7 @@ from drive_wm.world.vocabulary import RANGES, special
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    alternate: float = 0.6  # share of samples whose every second step is masked; the others have their last 1 to 3 masked
+    alternate: float = 0.6  # share of samples whose every second step is masked; the others', their last 1 to 3
     noise_max: float = 0.25  # up to this share of context tokens is replaced, so that rollouts do not drift
     drop_action: float = 0.1
     drop_caption: float = 0.5
@@ -46,7 +46,8 @@ def add_noise(steps: Steps, noise_max: float, levels: Tensor) -> Steps:
     noise = torch.rand(b, t, device=device) * noise_max * (torch.rand(b, t, device=device) < 0.7)
     replaced = torch.rand(b, t, p, 1, device=device) < noise[:, :, None, None]
     foreign = steps.digits[:, :, torch.randperm(p, device=device)]
-    near = (steps.digits + torch.randint(-1, 2, (b, t, p, d), device=device)).clamp_min(0).minimum(levels.to(device) - 1)
+    near = steps.digits + torch.randint(-1, 2, (b, t, p, d), device=device)
+    near = near.clamp_min(0).minimum(levels.to(device) - 1)
     other = torch.where(torch.rand(b, t, p, 1, device=device) < 0.5, foreign, near)
     return replace(steps, digits=torch.where(replaced, other, steps.digits), noise=noise)
 
@@ -71,25 +72,31 @@ def drop_caption(caption: Tensor, p: float) -> Tensor:
 
 
 def frame_loss(model: WorldModel, hidden: Tensor, digits: Tensor, masked: Tensor) -> Tensor:
-    """Mean cross-entropy in nats a digit, over the masked tokens alone. hidden (..., P, d), digits (..., P, D), masked (..., P, K)."""
+    """Mean cross-entropy in nats a digit, over the masked tokens alone.
+
+    hidden (..., P, d), digits (..., P, D), masked (..., P, K).
+    """
     fsq = model.config.fsq
     rows = masked.any(-1)
     logits = model.digit_logits(hidden[rows])
     target = digits[rows]
     weight = masked[rows].repeat_interleave(len(fsq.levels), -1).float()
-    losses = torch.stack([F.cross_entropy(l.float(), target[:, i], reduction="none") for i, l in enumerate(logits)], -1)
+    losses = torch.stack([F.cross_entropy(one.float(), target[:, i], reduction="none")
+                          for i, one in enumerate(logits)], -1)
     return (losses * weight).sum() / weight.sum().clamp_min(1)
 
 
 def agent_loss(model: WorldModel, hidden: Tensor, steps: Steps) -> Tensor:
     """Cross-entropy of every agent's motion token from each step to the next, where it is seen in both."""
     ego_step = ego_steps(steps.actions[:, 1:], steps.dt_s)
-    target = motion_tokens(steps.agents[:, :-1], steps.agents[:, 1:], ego_step, steps.dt_s[:, None].expand_as(ego_step[..., 0]))
+    dt_s = steps.dt_s[:, None].expand_as(ego_step[..., 0])
+    target = motion_tokens(steps.agents[:, :-1], steps.agents[:, 1:], ego_step, dt_s)
     seen = steps.agents_valid[:, :-1] & steps.agents_valid[:, 1:] & steps.actions_valid[:, 1:, None]
     accel, turn = model.motion_logits(hidden[:, :-1])
     if not seen.any():
         return accel.sum() * 0.0
-    return (F.cross_entropy(accel[seen].float(), target[seen][:, 0]) + F.cross_entropy(turn[seen].float(), target[seen][:, 1])) / 2
+    wanted = target[seen]
+    return (F.cross_entropy(accel[seen].float(), wanted[:, 0]) + F.cross_entropy(turn[seen].float(), wanted[:, 1])) / 2
 
 
 def ego_steps(actions: Tensor, dt_s: Tensor) -> Tensor:
@@ -111,7 +118,7 @@ def segment_loss(model: WorldModel, hidden: Tensor, segment: Segment) -> Tensor:
 def plan_segment(actions: Tensor, valid: Tensor, route: Tensor) -> Segment:
     """Future actions (B, N, 2) -> <plan> speed curvature speed curvature ...; route (B, F)."""
     bins = action_bins(actions)
-    ids = torch.stack([RANGES["future_speed"].start + bins[..., 0], RANGES["future_curvature"].start + bins[..., 1]], -1)
+    ids = bins + torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start], device=bins.device)
     opening = torch.full((len(ids), 1), special("<plan>"), device=ids.device)
     loss_on = valid.repeat_interleave(2, -1)
     closing = torch.zeros(len(ids), 1, dtype=torch.bool, device=ids.device)

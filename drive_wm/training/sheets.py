@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from drive_wm.datasets.shards import Sample
 from drive_wm.media import contact_sheet, write_png
-from drive_wm.model import DriveWM
+from drive_wm.model import DriveWM, LayoutSource
 from drive_wm.types import ByteArray, Clip
 
 
@@ -42,6 +43,11 @@ def tokenizer_sheet(model: DriveWM, samples: list[Sample], path: Path) -> None:
     write_png(path, contact_sheet(rows, labels, [sample.clip.rig.name for sample in samples[:1]]))
 
 
+def recorded_layout(layout: Mapping[str, ByteArray], now: int) -> LayoutSource:
+    """The clip's own layouts after step ``now``."""
+    return lambda i, *_: {k: v[now + i] for k, v in layout.items()}
+
+
 def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool = True) -> None:
     """Rows: truth and rollout under the true actions and the given layout; columns: seconds ahead."""
     rows, labels, columns = [], [], []
@@ -49,8 +55,7 @@ def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool 
         clip = sample.clip
         context = min(model.config.context, len(clip.timestamps_us) - 1)
         future = range(context, len(clip.timestamps_us))
-        drawn = clip.layout
-        given = (lambda i, *_, at=context - 1, drawn=drawn: {k: v[at + i] for k, v in drawn.items()}) if layout and drawn is not None else None
+        given = recorded_layout(clip.layout, context - 1) if layout and clip.layout is not None else None
         steps = list(model.rollout(part_of(clip, 0, context), clip.actions[context - 1:], layout=given,
                                    agents=(clip.agents[context:], clip.agents_valid[context:])))
         rows.append([strip(dict(clip.frames), clip.rig.names, t) for t in future])

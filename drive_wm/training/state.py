@@ -31,8 +31,10 @@ def save_state(folder: Path, step: int, model: nn.Module, ema: nn.Module, optimi
     target, temporary = folder / f"step-{step}", folder / f".step-{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, tensors in (("model", model.state_dict()), ("ema", ema.state_dict()), ("optimizer", _optimizer_tensors(optimizer))):
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary / f"{name}.safetensors"))
+    parts = {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": _optimizer_tensors(optimizer)}
+    for name, tensors in parts.items():
+        copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        save_file(copies, str(temporary / f"{name}.safetensors"))
     (temporary / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **meta}, indent=1))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)

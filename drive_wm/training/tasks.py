@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import lightning
 import numpy as np
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from drive_wm.datasets.shards import Sample
-from drive_wm.world.reasons import answer_ids, question_ids
 from drive_wm.encoders.text import QUESTIONS
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig, psnr, reconstruction_loss
 from drive_wm.training.objectives import (
@@ -29,6 +28,7 @@ from drive_wm.training.objectives import (
 )
 from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
 from drive_wm.world.model import Segment, Steps, WorldConfig, WorldModel
+from drive_wm.world.reasons import answer_ids, question_ids
 from drive_wm.world.vocabulary import special
 
 
@@ -95,10 +95,16 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2)
 
 
-class Task(lightning.LightningModule):
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Task(lightning.LightningModule, Generic[Network]):
     """What both trainings share: the weights and their running mean, the optimizer, the seed of every step."""
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig, steps: int, seed: int, start: int = 0) -> None:
+    network: Network
+    ema: Network
+
+    def __init__(self, network: Network, config: OptimizerConfig, steps: int, seed: int, start: int = 0) -> None:
         super().__init__()
         self.network = network
         self.ema = copy.deepcopy(network).requires_grad_(False)
@@ -108,7 +114,8 @@ class Task(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.network.parameters() if p.ndim >= 2]
         others = [p for p in self.network.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [{"params": decayed, "weight_decay": self.config.weight_decay},
+                  {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -128,9 +135,10 @@ class Task(lightning.LightningModule):
         self.done += 1
 
 
-class TokenizerTask(Task):
+class TokenizerTask(Task[FrameTokenizer]):
     def __init__(self, network: FrameTokenizer, run: TokenizerRun, seed: int, start: int = 0) -> None:
-        super().__init__(network.to(memory_format=torch.channels_last), run.optimizer, run.steps, seed, start)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not list it
+        super().__init__(network, run.optimizer, run.steps, seed, start)
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> Tensor:
         total, quality, count = torch.zeros((), device=self.device), 0.0, 0
@@ -151,11 +159,13 @@ def images_by_size(batch: list[Sample], device: torch.device) -> list[Tensor]:
         for i, camera in enumerate(sample.clip.rig.cameras):
             images = sample.clip.frames[camera.name][sample.clip.frames_valid[:, i]]
             groups.setdefault((camera.height, camera.width), []).extend(images)
-    return [pixels_of(np.stack(images), device).contiguous(memory_format=torch.channels_last) for images in groups.values() if images]
+    return [pixels_of(np.stack(images), device).contiguous(memory_format=torch.channels_last)
+            for images in groups.values() if images]
 
 
-class WorldTask(Task):
-    def __init__(self, network: WorldModel, tokenizer: FrameTokenizer, run: WorldRun, seed: int, start: int = 0) -> None:
+class WorldTask(Task[WorldModel]):
+    def __init__(self, network: WorldModel, tokenizer: FrameTokenizer, run: WorldRun, seed: int,
+                 start: int = 0) -> None:
         super().__init__(network, run.optimizer, run.steps, seed, start)
         self.run = run
         self._frozen = [tokenizer.eval().requires_grad_(False)]  # in a list: neither trained nor in the state
@@ -170,7 +180,10 @@ class WorldTask(Task):
         caption = drop_caption(caption_ids([s.clip.look for s in batch], self.device), self.run.objective.drop_caption)
         steps = drop_conditions(steps, self.run.objective)
         task = np.random.default_rng((self.seed, self.done, 1)).random()
-        loss = self._learn_task(batch, steps, caption, task) if task < self.run.task_share else self._learn_frames(steps, caption)
+        if task < self.run.task_share:
+            loss = self._learn_task(batch, steps, caption, task)
+        else:
+            loss = self._learn_frames(steps, caption)
         self.metrics |= {"loss": float(loss.detach()), "tokens": float(steps.digits[..., 0].numel())}
         return loss
 
@@ -194,7 +207,9 @@ class WorldTask(Task):
                          torch.tensor(self.network.config.fsq.all_levels))
         answers = explain_segment(batch, context - 1, self.seed * 7919 + self.done, self.device)
         plans = self._plan(batch, steps, context)
-        segment, name = (answers, "explain_nats") if answers is not None and task < self.run.task_share / 2 else (plans, "plan_nats")
+        segment, name = plans, "plan_nats"
+        if answers is not None and task < self.run.task_share / 2:
+            segment, name = answers, "explain_nats"
         _, hidden = self.network(caption, past, segment)
         assert hidden is not None and segment.loss_on is not None
         loss = segment_loss(self.network, hidden, segment) if segment.loss_on.any() else hidden.sum() * 0.0
@@ -203,8 +218,9 @@ class WorldTask(Task):
 
     def _plan(self, batch: list[Sample], steps: Steps, context: int) -> Segment:
         now = context - 1
-        future = torch.from_numpy(np.stack([s.clip.actions[now:now + self.network.config.plan_steps] for s in batch])).to(self.device)
-        valid = torch.from_numpy(np.stack([s.clip.actions_valid[now:now + self.network.config.plan_steps] for s in batch])).to(self.device)
+        ahead = slice(now, now + self.network.config.plan_steps)
+        future = torch.from_numpy(np.stack([s.clip.actions[ahead] for s in batch])).to(self.device)
+        valid = torch.from_numpy(np.stack([s.clip.actions_valid[ahead] for s in batch])).to(self.device)
         return plan_segment(future, valid, routes_at(batch, now, self.device))
 
 
@@ -220,16 +236,16 @@ def explain_segment(batch: list[Sample], now: int, seed: int, device: torch.devi
     rows: list[tuple[list[int], int]] = []
     for sample in batch:
         reason = sample.clip.reasons[now] if len(sample.clip.reasons) > now else None
-        asked = question_ids(QUESTIONS[int(rng.integers(len(QUESTIONS)))])
+        question = question_ids(QUESTIONS[int(rng.integers(len(QUESTIONS)))])
         visible = tuple(i if v else "" for i, v in zip(sample.clip.agent_ids, sample.clip.agents_valid[now]))
-        rows.append((asked + (answer_ids(reason, visible) if reason else []), len(asked)))
+        rows.append((question + (answer_ids(reason, visible) if reason else []), len(question)))
     if all(len(ids) == asked for ids, asked in rows):
         return None
     length = max(len(ids) for ids, _ in rows)
-    ids = torch.full((len(rows), length), special("<pad>"), device=device)
+    padded = torch.full((len(rows), length), special("<pad>"), device=device)
     loss_on = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
     for i, (row, asked) in enumerate(rows):
-        ids[i, :len(row)] = torch.tensor(row, device=device)
+        padded[i, :len(row)] = torch.tensor(row, device=device)
         loss_on[i, asked - 1:len(row) - 1] = True
-    return Segment(ids, routes_at(batch, now, device), loss_on)
+    return Segment(padded, routes_at(batch, now, device), loss_on)
 

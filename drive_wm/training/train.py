@@ -29,8 +29,8 @@ Run = TokenizerRun | WorldRun
 
 
 def train_tokenizer(name: str, *, sources: Sequence[str] = (), out: str | Path, seed: int = 0,
-                    overrides: Mapping[str, str] | None = None, from_: str | None = None, max_minutes: float | None = None,
-                    resume: bool = False, wandb: bool = False) -> dict[str, Any]:
+                    overrides: Mapping[str, str] | None = None, from_: str | None = None,
+                    max_minutes: float | None = None, resume: bool = False, wandb: bool = False) -> dict[str, Any]:
     """Trains a frame tokenizer and writes a checkpoint folder ``out/checkpoint``; returns a summary."""
     run = _resolve(name, TokenizerRun, sources, overrides)
     assert isinstance(run, TokenizerRun)
@@ -119,9 +119,10 @@ def _fit(task: Task, run: Run, window: int, out: Path, seed: int, base: DriveWM 
     writer = StateWriter(task, run, out, seed, base, sampler, max_minutes, resume)
     loader = DataLoader(StepDataset(sampler, task.done, run.steps), batch_size=None, shuffle=False)
     trainer = lightning.Trainer(
-        max_steps=-1, max_epochs=1, accelerator="auto", devices=1, precision="bf16-mixed", logger=_wandb(out, run, wandb),
-        enable_checkpointing=False, gradient_clip_val=run.optimizer.clip, callbacks=[writer, TQDMProgressBar(refresh_rate=10)],
-        enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=10)
+        max_steps=-1, max_epochs=1, accelerator="auto", devices=1, precision="bf16-mixed",
+        logger=_wandb(out, run, wandb), enable_checkpointing=False, gradient_clip_val=run.optimizer.clip,
+        callbacks=[writer, TQDMProgressBar(refresh_rate=10)], enable_model_summary=False, num_sanity_val_steps=0,
+        log_every_n_steps=10)
     if task.done < run.steps:
         trainer.fit(task, loader)
     return writer.finish(time.monotonic())
@@ -153,8 +154,8 @@ class StateWriter(lightning.Callback):
 
     def _same_run(self, meta: dict[str, Any]) -> None:
         if meta["seed"] != self.seed or meta["hash"] != config_hash(self.run):
-            raise InputError(f"{self.out} was trained with seed {meta['seed']} and config {meta['hash']}, this call has "
-                             f"{self.seed} and {config_hash(self.run)}; resume with the same settings")
+            raise InputError(f"{self.out} was trained with seed {meta['seed']} and config {meta['hash']}, "
+                             f"this call has {self.seed} and {config_hash(self.run)}; resume with the same settings")
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.resumed is not None:
@@ -185,15 +186,16 @@ class StateWriter(lightning.Callback):
     def model(self) -> DriveWM:
         """The running mean of the weights as a usable model, completed by what this run does not train."""
         data = self.run.data
+        world: WorldModel | None = None
         if isinstance(self.task, WorldTask):
             world, tokenizer = self.task.ema, self.task.tokenizer
         else:
-            tokenizer, world = self.task.ema, None
+            tokenizer = self.task.ema
         assert isinstance(tokenizer, FrameTokenizer)
         if world is None:
             world = self.base.world if self.base else WorldModel(replace(WorldRun().model, fsq=tokenizer.config.fsq))
         assert isinstance(world, WorldModel)
-        width, height = data.width or 112, data.height or 64
+        width, height = data.width or 112, data.height
         config = ModelConfig(tokenizer.config, world.config, data.rate_hz, width, height)
         return DriveWM(config, tokenizer, world, self.run.name)
 
@@ -207,8 +209,8 @@ class StateWriter(lightning.Callback):
     def finish(self, now: float) -> dict[str, Any]:
         checkpoint = self.model().save_pretrained(self.out / "checkpoint")
         summary = {"run": self.run.name, "hash": config_hash(self.run), "seed": self.seed, "steps": self.task.done,
-                   "loss": self.last_loss, "minutes": round((now - self.started) / 60, 2), "windows": self.sampler.windows,
-                   "checkpoint": checkpoint.name, "data": asdict(self.run.data)}
+                   "loss": self.last_loss, "minutes": round((now - self.started) / 60, 2),
+                   "windows": self.sampler.windows, "checkpoint": checkpoint.name, "data": asdict(self.run.data)}
         _write_json(self.out / "summary.json", summary)
         return summary
 

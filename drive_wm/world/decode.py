@@ -1,6 +1,6 @@
-"""Decoding: frames by masked prediction in a few parallel passes or one token after the other, task segments under a grammar.
+"""Decoding: frames by masked prediction in a few parallel passes or token by token, task segments under a grammar.
 
-Axes as in ``world.model``. A ``Stream`` is a scene being continued: its cache, the newest step, the agents and the clock.
+Axes as in ``world.model``. A ``Stream`` is a scene being continued: its cache, newest step, agents and clock.
 """
 
 from __future__ import annotations
@@ -57,15 +57,16 @@ def read_context(model: WorldModel, caption: Tensor, steps: Steps) -> Stream:
     return Stream(cache, one, frames, hidden)
 
 
-def next_agents(model: WorldModel, stream: Stream, ego_step: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+def next_agents(model: WorldModel, stream: Stream, ego_step: Tensor, sampling: Sampling,
+                generator: torch.Generator) -> Tensor:
     """Agents (B, A, 12) a step later as the model imagines them. ego_step: (B, 3) of the ego's own move."""
     accel, turn = model.motion_logits(stream.hidden)
-    tokens = torch.stack([_draw(accel, sampling.temperature, generator), _draw(turn, sampling.temperature, generator)], -1)
+    tokens = torch.stack([_draw(logits, sampling.temperature, generator) for logits in (accel, turn)], -1)
     return apply_motion(stream.last.agents[:, 0], tokens, ego_step, stream.last.dt_s)
 
 
 def next_step(model: WorldModel, stream: Stream, step: Steps, sampling: Sampling, generator: torch.Generator) -> Stream:
-    """Generates the frames of ``step`` (T = 1; its digits are ignored, all else is given) and reads them into the cache."""
+    """Generates the frames of ``step`` (T = 1; digits are ignored, all else is given), reads them into the cache."""
     past = stream.cache.past()
     decode = _raster if sampling.raster else _parallel
     digits = decode(model, step, past, stream.frames, sampling, generator)
@@ -95,7 +96,8 @@ def _parallel(model: WorldModel, step: Steps, past: KeyValues | None, before: Te
         if i + 1 == sampling.passes or keep_masked == 0:
             break
         score = surety.unflatten(-1, (fsq.codes, -1)).sum(-1)
-        noise = _gumbel(score.shape, generator, score.device) * sampling.order_temperature * (1 - (i + 1) / sampling.passes)
+        noise = _gumbel(score.shape, generator, score.device) * sampling.order_temperature
+        noise = noise * (1 - (i + 1) / sampling.passes)
         score = torch.where(masked[:, 0], score + noise, math.inf).flatten(1)
         order = score.argsort(1)
         again = torch.zeros_like(score, dtype=torch.bool).scatter(1, order[:, :keep_masked], True)
@@ -121,7 +123,8 @@ def _raster(model: WorldModel, step: Steps, past: KeyValues | None, before: Tens
     return digits
 
 
-def _frame_logits(model: WorldModel, step: Steps, past: KeyValues | None, before: Tensor, position: int | None = None) -> list[Tensor]:
+def _frame_logits(model: WorldModel, step: Steps, past: KeyValues | None, before: Tensor,
+                  position: int | None = None) -> list[Tensor]:
     hidden = model.frame_hidden(model.step(step, past, before)[0])
     return model.digit_logits(hidden if position is None else hidden[:, position:position + 1])
 
@@ -137,7 +140,8 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
 def _draw_digits(logits: list[Tensor], temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """D tensors (B, P, levels) -> digits (B, P, D) and the log-probability of each."""
     drawn = torch.stack([_draw(one, temperature, generator) for one in logits], -1)
-    surety = [torch.log_softmax(one.float(), -1).gather(-1, drawn[..., i:i + 1])[..., 0] for i, one in enumerate(logits)]
+    surety = [torch.log_softmax(one.float(), -1).gather(-1, drawn[..., i:i + 1])[..., 0]
+              for i, one in enumerate(logits)]
     return drawn, torch.stack(surety, -1)
 
 
@@ -153,18 +157,21 @@ Grammar = Callable[[list[int]], Tensor]  # ids emitted so far -> (TABLE_SIZE,) b
 
 def write_segment(model: WorldModel, stream: Stream, opening: list[int], route: Tensor, grammar: Grammar, most: int, *,
                   temperature: float, generator: torch.Generator) -> list[int]:
-    """Continues ``opening`` (B = 1) under a grammar until <end> or ``most`` ids; what the grammar forbids cannot be said."""
+    """Continues ``opening`` (B = 1) until <end> or ``most`` ids; what the grammar forbids cannot be said."""
     past = stream.cache.past()
     first_step = stream.last.first_step + 1
     device = route.device
-    ids, out = list(opening), []
+    ids: list[int] = list(opening)
+    out: list[int] = []
     done = 0
     while len(out) < most:
         fresh = torch.tensor([ids[done:]], device=device)
         x = model.embed_segment(Segment(fresh, route)) if done == 0 else model.table(fresh)
         positions = model.segment_positions(first_step, len(ids) - done, device, start=done)
         hidden, keys = model.transformer(x, positions, [Span(0, len(ids) - done, causal=True)], past)
-        past = keys if past is None else [(torch.cat([a, c], 1), torch.cat([b, d], 1)) for (a, b), (c, d) in zip(past, keys)]
+        if past is not None:
+            keys = [(torch.cat([a, c], 1), torch.cat([b, d], 1)) for (a, b), (c, d) in zip(past, keys)]
+        past = keys
         done = len(ids)
         allowed = grammar(out).to(device)
         logits = model.text_head(hidden[0, -1]).float().masked_fill(~allowed, -math.inf)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ def steps_from_clips(clips: list[Clip], tokenizer: FrameTokenizer, device: torch
     grids = encoded[0][2]
     sizes = [rows * columns for rows, columns in grids]
 
-    def stack(arrays: list[FloatArray]) -> Tensor:
+    def stack(arrays: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(arrays)).to(device)
 
     actions = torch.zeros(b, t, 2, device=device)

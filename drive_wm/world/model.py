@@ -45,7 +45,8 @@ class Steps:
     seen: (B, T, P) False where no image was there. noise: (B, T) share of context tokens replaced, 0 to 1.
     actions: (B, T, 2) that led to each step, with actions_valid (B, T). dt_s: (B,).
     agents: (B, T, A, 12), agents_valid: (B, T, A). layout: one (B, T, 3, H, W) in [0, 1] a camera, or None.
-    layout_valid: (B,). rays: (P, F), of the first clip's rig. cells: (P, 2) row, column. grids: rows, columns of each camera. first_step: time of step 0.
+    layout_valid: (B,). rays: (P, F), of the first clip's rig. cells: (P, 2) row, column. grids: rows, columns of each
+    camera. first_step: time of step 0.
     """
 
     digits: Tensor
@@ -71,7 +72,8 @@ class Steps:
 
         return replace(self, digits=cut(self.digits), masked=None if self.masked is None else cut(self.masked),
                        seen=cut(self.seen), noise=cut(self.noise), actions=cut(self.actions),
-                       actions_valid=cut(self.actions_valid), agents=cut(self.agents), agents_valid=cut(self.agents_valid),
+                       actions_valid=cut(self.actions_valid), agents=cut(self.agents),
+                       agents_valid=cut(self.agents_valid),
                        layout=None if self.layout is None else [cut(x) for x in self.layout],
                        first_step=self.first_step + start)
 
@@ -90,7 +92,7 @@ class LayoutEncoder(nn.Module):
 
 
 class MotionPrior(nn.Module):
-    """The previous step's frame embedding moved by the action: a convolution modulated by it (FiLM), camera by camera."""
+    """The previous step's frame embedding moved by the action: a convolution it modulates (FiLM), camera by camera."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -101,7 +103,7 @@ class MotionPrior(nn.Module):
         self.mix2 = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, previous: Tensor, action: Tensor, rays: Tensor, grids: list[tuple[int, int]]) -> Tensor:
-        """previous (N, P, d), action (N, 7) -> (N, P, d). Where a scale meets a ray, a turn moves left and right apart."""
+        """previous (N, P, d), action (N, 7) -> (N, P, d). As a scale meets a ray, a turn moves left and right apart."""
         scale, shift = (self.modulate(action)[:, None] * (1 + self.ray(rays))).chunk(2, -1)
         x = self.norm(previous) * (1 + scale) + shift
         out = []
@@ -112,14 +114,17 @@ class MotionPrior(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """Embeds a batch of steps, runs the transformer, and reads frames, agents' motion and text off its hidden states."""
+    """Embeds a batch of steps, runs the transformer, reads frames, agents' motion and text off its hidden states."""
+
+    digit_offset: Tensor
 
     def __init__(self, config: WorldConfig = WorldConfig()) -> None:
         super().__init__()
         self.config = config
         d, fsq = config.transformer.width, config.fsq
         self.fsq = FSQ(fsq)
-        self.register_buffer("digit_offset", torch.tensor([sum(fsq.all_levels[:i]) for i in range(fsq.dims)]), persistent=False)
+        offsets = [sum(fsq.all_levels[:i]) for i in range(fsq.dims)]
+        self.register_buffer("digit_offset", torch.tensor(offsets), persistent=False)
         self.table = nn.Embedding(TABLE_SIZE, d)
         self.code = nn.Embedding(sum(fsq.all_levels), d)  # one vector a level of every digit; a token is their sum
         self.mask_code = nn.Parameter(torch.zeros(fsq.codes, d))
@@ -136,7 +141,8 @@ class WorldModel(nn.Module):
         self.frame_head = nn.Linear(d, sum(fsq.all_levels))
         self.motion_head = nn.Linear(d, agent_codec.ACCEL_BINS + agent_codec.TURN_BINS)
         self.text_head = nn.Linear(d, TABLE_SIZE)
-        for parameter in (self.table.weight, self.code.weight, self.mask_code, self.unseen, self.no_agent, self.no_layout):
+        for parameter in (self.table.weight, self.code.weight, self.mask_code, self.unseen, self.no_agent,
+                          self.no_layout):
             nn.init.normal_(parameter, std=0.1)
 
     # --- embeddings -----------------------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ class WorldModel(nn.Module):
 
     def _actions(self, steps: Steps) -> Tensor:
         bins = action_bins(steps.actions)
-        ids = torch.stack([RANGES["past_speed"].start + bins[..., 0], RANGES["past_curvature"].start + bins[..., 1]], -1)
+        ids = bins + torch.tensor([RANGES["past_speed"].start, RANGES["past_curvature"].start], device=bins.device)
         return self.table(torch.where(steps.actions_valid[..., None], ids, special("<no action>")))
 
     def _agents(self, steps: Steps) -> Tensor:
@@ -224,7 +230,7 @@ class WorldModel(nn.Module):
         return frames, hidden[:, length + t * s:] if segment is not None else None
 
     def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None) -> tuple[Tensor, KeyValues, Tensor]:
-        """One step (T = 1) against a cache -> hidden (B, S, d), its keys and values, its plain frame embedding (B, P, d)."""
+        """One step (T = 1) against a cache -> hidden (B, S, d), keys and values, plain frame embedding (B, P, d)."""
         x, frames = self.embed(steps, before)
         hidden, keys = self.transformer(x[:, 0], self.positions(steps), [Span(0, x.shape[2])], past)
         return hidden, keys, frames[:, 0]
@@ -259,7 +265,7 @@ class WorldModel(nn.Module):
 class Segment:
     """A task at the end of a sequence. ids: (B, N) of the vocabulary; loss_on: (B, N) where the NEXT id is learned.
 
-    route: (B, 2 * ROUTE_POINTS + 2): points ahead in the rig frame / 20 m, whether there is a route, and the speed / 10.
+    route: (B, 2 * ROUTE_POINTS + 2): points ahead in the rig frame / 20 m, whether there is a route, the speed / 10.
     """
 
     ids: Tensor

@@ -7,7 +7,17 @@ be seen (an agent that has no slot) is pointed to as nothing rather than as some
 from __future__ import annotations
 
 from drive_wm.encoders.text import decode_text, encode_text, explanation_text
-from drive_wm.types import AGENT_COLUMNS, CATEGORIES, CAUSE_KINDS, LATERAL, LONGITUDINAL, Cause, Explanation, FloatArray, InputError
+from drive_wm.types import (
+    AGENT_COLUMNS,
+    CATEGORIES,
+    CAUSE_KINDS,
+    LATERAL,
+    LONGITUDINAL,
+    Cause,
+    Explanation,
+    FloatArray,
+    InputError,
+)
 from drive_wm.world.vocabulary import MAX_AGENTS, POINT_NOTHING, POINT_SIGNAL, RANGES, special
 
 MAX_CAUSES = 2
@@ -19,7 +29,8 @@ SIGNAL_CAUSES = ("red light", "stop sign", "give way")
 def question_ids(question: str) -> list[int]:
     words = encode_text(question)
     if len(words) > MAX_QUESTION_TOKENS:
-        raise InputError(f"the question has {len(words)} tokens; at most {MAX_QUESTION_TOKENS} are read. Ask something shorter")
+        raise InputError(f"the question has {len(words)} tokens; at most {MAX_QUESTION_TOKENS} are read. "
+                         "Ask something shorter")
     return [special("<question>"), *(RANGES["text"].start + w for w in words), special("<decision>")]
 
 
@@ -28,7 +39,8 @@ def answer_ids(explanation: Explanation, agent_ids: tuple[str, ...]) -> list[int
     ids = [RANGES["longitudinal"].start + LONGITUDINAL.index(explanation.longitudinal),
            RANGES["lateral"].start + LATERAL.index(explanation.lateral), special("<causes>")]
     for cause in explanation.causes[:MAX_CAUSES]:
-        ids += [RANGES["cause"].start + CAUSE_KINDS.index(cause.kind), RANGES["pointer"].start + pointer(cause, agent_ids)]
+        ids += [RANGES["cause"].start + CAUSE_KINDS.index(cause.kind),
+                RANGES["pointer"].start + pointer(cause, agent_ids)]
     ids.append(special("<text>"))
     ids += [RANGES["text"].start + w for w in encode_text(explanation_text(explanation))[:MAX_TEXT_TOKENS]]
     return [*ids, special("<end>")]

@@ -28,9 +28,11 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.heads % self.kv_heads:
-            raise InputError(f"width {self.width} must divide by heads {self.heads}, and heads by kv_heads {self.kv_heads}")
+            raise InputError(f"width {self.width} must divide by heads {self.heads}, "
+                             f"and heads by kv_heads {self.kv_heads}")
         if 2 * sum(self.rope_pairs) != self.width // self.heads:
-            raise InputError(f"rope_pairs {self.rope_pairs} must add up to half a head's width, {self.width // self.heads // 2}")
+            raise InputError(f"rope_pairs {self.rope_pairs} must add up to half a head's width, "
+                             f"{self.width // self.heads // 2}")
 
 
 class RMSNorm(nn.Module):
@@ -70,7 +72,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
                                              enable_gqa=True)
         return out.transpose(1, 2).reshape(batch, s, heads * width)
-    folded = (q * width**-0.5).reshape(batch, s, groups, heads // groups, width).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, H/G*S, D)
+    folded = (q * width**-0.5).reshape(batch, s, groups, heads // groups, width)
+    folded = folded.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, H/G*S, D)
     scores = folded @ k.permute(0, 2, 3, 1)
     if mask is not None:
         scores = scores.masked_fill(~mask.repeat(heads // groups, 1), -1e4)
@@ -191,7 +194,8 @@ class Cache:
         parts = ([self.prefix] if self.prefix is not None else []) + self.blocks
         if not parts:
             return None
-        return [(torch.cat([p[i][0] for p in parts], 1), torch.cat([p[i][1] for p in parts], 1)) for i in range(len(parts[0]))]
+        return [(torch.cat([p[i][0] for p in parts], 1), torch.cat([p[i][1] for p in parts], 1))
+                for i in range(len(parts[0]))]
 
     def copy(self) -> Cache:
         """A cache of its own over the same tensors: futures of one past share what they have read."""

@@ -48,8 +48,9 @@ class IdRange:
 
 
 def _ranges() -> dict[str, IdRange]:
-    sizes = {"special": len(SPECIAL), "text": TEXT_VOCABULARY, "longitudinal": len(LONGITUDINAL), "lateral": len(LATERAL),
-             "cause": len(CAUSE_KINDS), "pointer": POINTERS, "past_speed": SPEED_BINS, "past_curvature": CURVATURE_BINS,
+    sizes = {"special": len(SPECIAL), "text": TEXT_VOCABULARY, "longitudinal": len(LONGITUDINAL),
+             "lateral": len(LATERAL), "cause": len(CAUSE_KINDS), "pointer": POINTERS,
+             "past_speed": SPEED_BINS, "past_curvature": CURVATURE_BINS,
              "future_speed": SPEED_BINS, "future_curvature": CURVATURE_BINS}
     out, start = {}, 0
     for name, size in sizes.items():
