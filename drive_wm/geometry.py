@@ -164,12 +164,16 @@ def bracket(timestamps_us: IntArray, at_us: IntArray, max_gap_us: int) -> tuple[
 
 
 def interpolate_poses(poses: Poses, at_us: IntArray, max_gap_us: int = 600_000) -> tuple[FloatArray, BoolArray]:
-    """Poses (M, 4, 4) at the times asked for, and valid (M,): linear in position, spherical in rotation."""
+    """Poses (M, 4, 4) at the times asked for, and valid (M,): linear in position, spherical in rotation.
+
+    Invalid samples are bridged where the valid ones around them lie at most max_gap_us apart.
+    """
     at_us = np.asarray(at_us, dtype=np.int64)
-    before, weight, valid = bracket(poses.timestamps_us, at_us, max_gap_us)
-    after = np.minimum(before + 1, len(poses) - 1)
-    valid &= (poses.valid[before] | (weight == 1)) & (poses.valid[after] | (weight == 0))
-    a, b = poses.world_from_body[before], poses.world_from_body[after]
+    times, known = poses.timestamps_us[poses.valid], poses.world_from_body[poses.valid]
+    if not len(times):
+        return np.tile(np.eye(4), (len(at_us), 1, 1)), np.zeros(len(at_us), bool)
+    before, weight, valid = bracket(times, at_us, max_gap_us)
+    a, b = known[before], known[np.minimum(before + 1, len(times) - 1)]
     qa, qb = quaternion_from_rotation(a[:, :3, :3]), quaternion_from_rotation(b[:, :3, :3])
     dot = np.sum(qa * qb, -1, keepdims=True)
     qb, dot = np.where(dot < 0, -qb, qb), np.clip(np.abs(dot), 0.0, 1.0)

@@ -49,6 +49,13 @@ class Scene:
         return int(self.context.timestamps_us[-1])
 
     @property
+    def last_action(self) -> FloatArray:
+        """(2,) what led to now; zero where that is not known."""
+        clip = self.context
+        known: FloatArray = clip.actions[-1] if len(clip.actions) and clip.actions_valid[-1] else np.zeros(2)
+        return known
+
+    @property
     def pose(self) -> FloatArray:
         return self.context.ego[-1]
 
@@ -59,11 +66,15 @@ class Scene:
 
 def open_scene(log: Log, model: DriveWM, start_s: float, *, cameras: list[str] | None = None,
                layout: bool = True) -> Scene:
-    """The moment start_s after the log's beginning; raises InputError if the past before it is too short or empty."""
-    steps, rate = model.config.context, model.config.rate_hz
-    if start_s < (steps - 1) / rate - 1e-6 or log.start_us + start_s * 1e6 > log.end_us:
-        raise InputError(f"--start {start_s:g} s: log {log.id} lasts {(log.end_us - log.start_us) / 1e6:.1f} s and "
-                         f"the model needs {(steps - 1) / rate:g} s of past; give a time between")
+    """The moment start_s after the log's beginning, with as much of the model's context as lies before it.
+
+    Raises InputError where the log has no such moment, or neither image nor pose then.
+    """
+    rate = model.config.rate_hz
+    if start_s < 0 or log.start_us + start_s * 1e6 > log.end_us + 1:
+        raise InputError(f"--start {start_s:g} s: log {log.id} lasts {(log.end_us - log.start_us) / 1e6:.1f} s; "
+                         "give a time within it")
+    steps = min(model.config.context, 1 + int(start_s * rate + 1e-6))
     rig = model.rig_for(log.rig.subset(cameras) if cameras else log.rig)
     start_us = log.start_us + int(start_s * 1e6) - int((steps - 1) / rate * 1e6)
     clip = make_clip(log, start_us, steps, rate, rig=rig, layout=layout)
@@ -80,7 +91,7 @@ def observation_of(scene: Scene, requires: frozenset[str]) -> Observation:
     """The scene as a planner sees it: only what it requires, and nothing of the future."""
     clip = scene.context
     xyyaw = xyyaw_from_pose(clip.ego)
-    speed = float(clip.actions[-1, 0]) if clip.actions_valid[-1] else 0.0
+    speed = float(scene.last_action[0])
     route = None
     if "route" in requires:
         whole = route_of(scene.log)
@@ -124,13 +135,16 @@ def action_variant(name: str, scene: Scene, steps: int) -> FloatArray:
     clip, dt = scene.context, 1 / scene.context.rate_hz
     if name == "log":
         future = scene.future(steps)
-        if not future.actions_valid.all():
+        if scene.now_us + steps * dt * 1e6 > scene.log.end_us + 1:
             raise InputError(f"log {scene.log.id} ends {(scene.log.end_us - scene.now_us) / 1e6:.1f} s after --start; "
                              f"{steps * dt:g} s of its actions were asked for. Give a smaller --horizon")
+        if not future.actions_valid.all():
+            raise InputError(f"log {scene.log.id} has no valid pose {(np.argmin(future.actions_valid) + 1) * dt:g} s after "
+                             "--start, so its actions are unknown there; drive-wm data check lists the gaps")
         return future.actions
     if name not in VARIANTS:
         raise InputError(f"--actions {name!r}: expected one of {', '.join(VARIANTS)}, or a planner")
-    speed, curvature = (clip.actions[-1] if clip.actions_valid[-1] else np.zeros(2))
+    speed, curvature = scene.last_action
     gain = {"brake": -BRAKE_MPS2, "accelerate": ACCELERATE_MPS2}.get(name, 0.0)
     steer = {"left": STEER_INV_M, "right": -STEER_INV_M}.get(name, float(np.clip(curvature, -0.1, 0.1)))
     speeds = np.maximum(0.0, speed + gain * dt * (np.arange(steps) + 0.5 * bool(gain)))

@@ -44,7 +44,7 @@ def benchmark(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", s
         if len(scenes) == starts:
             break
         scene = open_scene(opened.load(log_id), model, START_S)
-        if scene.context.actions[-1, 0] < MOVING_MPS:
+        if scene.last_action[0] < MOVING_MPS:
             left_out += 1
             continue
         scenes.append(scene)
@@ -82,12 +82,12 @@ def speed(model: DriveWM, scene: Scene) -> Rows:
                                           for _ in range(10)])
         rows.append({"what": f"render {style}, images a second", "value": 10 * len(rig.cameras) / seconds})
     stream = model.read(scene.context)
-    layout = layout_source(scene, ego_poses(scene, scene.context.actions[-1:]), agents_known=True)
+    layout = layout_source(scene, ego_poses(scene, scene.last_action[None]), agents_known=True)
     for name, sampling in (("4 passes", Sampling(passes=4)), ("6 passes", Sampling(passes=6)),
                            ("8 passes", Sampling(passes=8)), ("raster", Sampling(raster=True))):
         def step(sampling: Sampling = sampling) -> object:
             generator = torch.Generator().manual_seed(0)
-            return model.advance(stream, rig, scene.context.actions[-1], 1, generator, sampling, layout)
+            return model.advance(stream, rig, scene.last_action, 1, generator, sampling, layout)
 
         repeats = 1 if sampling.raster else 3
         rows.append({"what": f"one step of {len(rig.cameras)} cameras, {name}, seconds",
