@@ -29,7 +29,7 @@ def adapt_tokenizer() -> Any:
 
     data = DataConfig((), width=0, height=64, phases=5, batch_size=16, camera_dropout=0.0)
     return TokenizerRun("adapt_tokenizer", data=data,
-                        optimizer=OptimizerConfig(lr=5e-4, warmup=20, ema=0.99), steps=600, checkpoint_every=100)
+                        optimizer=OptimizerConfig(lr=5e-4, warmup=20, ema=0.99), steps=300, checkpoint_every=100)
 
 
 def adapt_world() -> Any:
