@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from drive_wm.datasets.drive_folder import ImageFile, RecordedFrames, VideoFrame, driven_route, increasing, read_json
+from drive_wm.datasets.drive_folder import ImageFile, RecordedFrames, VideoFrame, increasing, read_json
+from drive_wm.datasets.routes import driven_route
 from drive_wm.datasets.sources import nearest
 from drive_wm.geometry import pose_from_quaternion, project_to_polyline, resample_polyline, wrap_angle, xyyaw_from_pose
 from drive_wm.types import (
@@ -310,9 +311,9 @@ def route_of(ego: Poses, road: RoadMap | None) -> list[list[float]]:
     """The path driven, then 60 m more along the lane where the map tells it, else straight on."""
     ahead = lane_ahead(road, ego.world_from_body[ego.valid][-1], ROUTE_AHEAD_M) if road else None
     if ahead is None or not len(ahead):
-        return driven_route(ego, ROUTE_AHEAD_M)
-    driven = np.array(driven_route(ego, 0.0))
-    return np.round(resample_polyline(np.concatenate([driven, ahead]), 1.0), 3).tolist()
+        return np.round(driven_route(ego, ROUTE_AHEAD_M), 3).tolist()
+    whole = np.concatenate([driven_route(ego, 0.0), ahead])
+    return np.round(resample_polyline(whole, 1.0), 3).tolist()
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------

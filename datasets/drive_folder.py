@@ -22,8 +22,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from drive_wm.datasets.routes import driven_route
 from drive_wm.datasets.sources import nearest
-from drive_wm.geometry import pose_from_quaternion, resample_polyline, rotation_from_rpy
+from drive_wm.geometry import pose_from_quaternion, rotation_from_rpy
 from drive_wm.types import (
     SPLITS,
     ByteArray,
@@ -45,7 +46,6 @@ REPORTED_COLUMNS = ("speed_mps", "yaw_rate_radps", "yaw_rad")
 MAX_IMAGE_SIDE = 16_384
 MAX_TIMESTAMP_US = 2**62
 MAX_POSITION_M = 2e7    # no local frame on earth is larger
-MAX_ROUTE_POINTS = 20_000
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 TAIL_BYTES = 4096  # cameras pad their JPEGs; the end marker is looked for in this many last bytes
@@ -379,20 +379,6 @@ def find_frames(folder: Path, rig: Rig) -> RecordedFrames:
     return RecordedFrames(rig, images)
 
 
-def driven_route(ego: Poses, extend_m: float = 60.0, spacing_m: float = 1.0) -> list[list[float]]:
-    """The path that was driven, and ``extend_m`` more along its last heading: [[x, y], ...] in the world frame."""
-    points = ego.world_from_body[ego.valid][:, :2, 3]
-    heading = ego.world_from_body[ego.valid][-1][:2, 0]
-    steps = [points[0]]
-    for point in points[1:]:
-        if np.linalg.norm(point - steps[-1]) >= spacing_m / 2:
-            steps.append(point)
-    end = steps[-1] + max(extend_m, 1e-3) * heading / max(float(np.linalg.norm(heading)), 1e-9)
-    path = np.array([*steps, end])
-    length_m = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())  # a pose that jumps may make it absurd
-    return np.round(resample_polyline(path, max(spacing_m, length_m / MAX_ROUTE_POINTS)), 3).tolist()
-
-
 class DriveFolderSource:
     """One drive folder, or a folder of drive folders."""
 
@@ -425,4 +411,4 @@ class DriveFolderSource:
         words: dict[str, Any] = {key: str(described[key]) for key in ("source", "calibration") if key in described}
         return Log(id=log_id, source=self.kind, rig=rig, ego=ego, frames=frames, split=split,
                    licence=str(described.get("licence", "unknown")), location=str(described.get("location", "unknown")),
-                   metadata={**words, **facts, "route": driven_route(ego)})
+                   metadata={**words, **facts, "route": np.round(driven_route(ego), 3).tolist()})

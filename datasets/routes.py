@@ -5,28 +5,44 @@ from __future__ import annotations
 import numpy as np
 
 from drive_wm.geometry import project_to_polyline, resample_polyline, transform_points, xyyaw_from_pose
-from drive_wm.types import FloatArray, Log
+from drive_wm.types import FloatArray, InputError, Log, Poses
 
 ROUTE_DISTANCES_M = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0)
 EXTENSION_M = 60.0
+MAX_POINTS = 20_000
+
+
+def driven_route(ego: Poses, extend_m: float = EXTENSION_M, spacing_m: float = 1.0) -> FloatArray:
+    """The path that was driven, and ``extend_m`` more along its last heading: (N, 2) world, without its times.
+
+    It tells where the log went, not when: who follows it still has to choose a speed, and its end is no hint to stop.
+    """
+    points = ego.world_from_body[ego.valid][:, :2, 3]
+    heading = ego.world_from_body[ego.valid][-1][:2, 0]
+    kept = [points[0]]
+    for point in points[1:]:
+        if np.linalg.norm(point - kept[-1]) >= spacing_m / 2:  # a standing ego's jitter is no direction
+            kept.append(point)
+    end = kept[-1] + max(extend_m, 1e-3) * heading / max(float(np.linalg.norm(heading)), 1e-9)
+    path = np.array([*kept, end])
+    length_m = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())  # a pose that jumps may make it absurd
+    return resample_polyline(path, max(spacing_m, length_m / MAX_POINTS))
 
 
 def route_of(log: Log) -> FloatArray:
-    """(N, 2) world: the log's own route, or else the path that was driven, extended straight ahead by 60 m.
+    """(N, 2) world: metadata["route"], [x, y] points or lane ids of the map; without it the driven path.
 
-    The driven path tells where the log went, not when: a planner that follows it still has to choose its speed.
+    Raises InputError where the route given is neither.
     """
     given = log.metadata.get("route")
-    if given is not None and len(given) >= 2:
-        return np.asarray(given, dtype=np.float64)[:, :2]
-    xyyaw = xyyaw_from_pose(log.ego.world_from_body[log.ego.valid])
-    path = [xyyaw[0, :2]]
-    for point in xyyaw[:, :2]:
-        if np.linalg.norm(point - path[-1]) > 0.5:
-            path.append(point)
-    yaw = xyyaw[-1, 2]
-    path.append(path[-1] + EXTENSION_M * np.array([np.cos(yaw), np.sin(yaw)]))
-    return np.stack(path)
+    if not given:
+        return driven_route(log.ego)
+    items = list(given) if isinstance(given, (list, tuple)) else []
+    if items and log.map is not None and all(isinstance(i, str) and i in log.map.lanes for i in items):
+        return np.concatenate([log.map.lanes[item].centerline_m[:, :2] for item in items])
+    if len(items) > 1 and all(np.shape(item) in ((2,), (3,)) for item in items):
+        return np.asarray([item[:2] for item in items], dtype=np.float64)
+    raise InputError(f"log {log.id}: metadata['route'] must be a list of [x, y] points or of lane ids of its map")
 
 
 def points_ahead(route: FloatArray, world_from_rig: FloatArray) -> FloatArray:

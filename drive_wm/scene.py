@@ -132,15 +132,16 @@ def clip_of(observation: Observation, rig: Rig, rate_hz: float, slots: int) -> C
 
 def action_variant(name: str, scene: Scene, steps: int) -> FloatArray:
     """(steps, 2) actions from now on: the log's own, or one of VARIANTS starting at the present speed and curvature."""
-    clip, dt = scene.context, 1 / scene.context.rate_hz
+    dt = 1 / scene.context.rate_hz
     if name == "log":
         future = scene.future(steps)
         if scene.now_us + steps * dt * 1e6 > scene.log.end_us + 1:
             raise InputError(f"log {scene.log.id} ends {(scene.log.end_us - scene.now_us) / 1e6:.1f} s after --start; "
                              f"{steps * dt:g} s of its actions were asked for. Give a smaller --horizon")
         if not future.actions_valid.all():
-            raise InputError(f"log {scene.log.id} has no valid pose {(np.argmin(future.actions_valid) + 1) * dt:g} s after "
-                             "--start, so its actions are unknown there; drive-wm data check lists the gaps")
+            unknown_s = (np.argmin(future.actions_valid) + 1) * dt
+            raise InputError(f"log {scene.log.id} has no valid pose {unknown_s:g} s after --start, so its actions are "
+                             "unknown there; drive-wm data check lists the gaps")
         return future.actions
     if name not in VARIANTS:
         raise InputError(f"--actions {name!r}: expected one of {', '.join(VARIANTS)}, or a planner")

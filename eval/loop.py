@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drive_wm.datasets.routes import route_of
 from drive_wm.eval.metrics import follow_polyline
 from drive_wm.eval.sensors import LayoutSensors, SensorRenderer
 from drive_wm.eval.traffic import LogReplayTraffic, Traffic
@@ -25,7 +26,6 @@ from drive_wm.eval.vehicle import (
 )
 from drive_wm.geometry import (
     actions_from_xyyaw,
-    compose_xyyaw,
     interpolate_poses,
     pose_from_xyzyaw,
     relative_xyyaw,
@@ -126,7 +126,7 @@ class _Loop:
         self.errors: dict[int, str] = {}
         self.reference: Reference | None = None
         self.planned_at = 0
-        self.route = log_route(log, self.start_us)
+        self.route = log_route(log)
         self.route_arc: float | None = None
         self.drawer: LayoutSensors | None = None
 
@@ -322,42 +322,12 @@ def initial_state(log: Log, start_us: int, vehicle: Vehicle) -> EgoState:
     return EgoState(xyyaw[2], np.array(speed), np.array(accel), np.array(steer))
 
 
-def log_route(log: Log, start_us: int) -> FloatArray:
-    """The way to go (N, 2) world, in steps of about 2 m.
-
-    metadata["route"]: [[x, y], ...] or lane ids. Without it, the line that the log drove from here on, without its
-    times, and straight on for 60 m past its end, so that the end of the recording is no hint to stop.
-    """
-    given = log.metadata.get("route")
-    if given:
-        line = _given_route(log, given)
-    else:
-        ahead = log.ego.timestamps_us >= start_us - 3_000_000
-        line = log.ego.world_from_body[ahead & log.ego.valid][:, :2, 3]
-    step = np.concatenate([[1.0], np.linalg.norm(np.diff(line, axis=0), axis=1)])
-    kept = [0]
-    travelled = np.cumsum(step)
-    for i in range(1, len(line)):  # a standing ego's jitter is no direction
-        if travelled[i] > travelled[kept[-1]] and np.linalg.norm(line[i] - line[kept[-1]]) > 0.5:
-            kept.append(i)
-    line = line[kept]
-    if len(line) < 2:
-        pose, _ = interpolate_poses(log.ego, np.array([start_us]))
-        line = compose_xyyaw(xyyaw_from_pose(pose[0]), np.array([[0.0, 0, 0], [1.0, 0, 0]]))[:, :2]
+def log_route(log: Log) -> FloatArray:
+    """The way to go (N, 2) world in steps of about 2 m: ``routes.route_of``, and straight on for 60 m past its end."""
+    line = route_of(log)
     course = line[-1] - line[max(0, len(line) - 4)]
     end = line[-1] + ROUTE_EXTENSION_M * course / np.linalg.norm(course)
     return resample_polyline(np.concatenate([line, end[None]]), ROUTE_SPACING_M)
-
-
-def _given_route(log: Log, given: object) -> FloatArray:
-    items = list(given) if isinstance(given, (list, tuple)) else []
-    if items and all(isinstance(item, str) for item in items) and log.map is not None:
-        missing = [item for item in items if item not in log.map.lanes]
-        if not missing:
-            return np.concatenate([log.map.lanes[item].centerline_m[:, :2] for item in items])
-    elif items and all(np.shape(item) in ((2,), (3,)) for item in items) and len(items) > 1:
-        return np.asarray([item[:2] for item in items], dtype=np.float64)
-    raise InputError(f"log {log.id}: metadata['route'] must be a list of [x, y] points or of lane ids of its map")
 
 
 def ground_pose(log: Log, xyyaw: FloatArray, timestamp_us: int, on_log: bool) -> FloatArray:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_wm.datasets.drive_folder import DriveFolderSource, driven_route, increasing
+from drive_wm.datasets.drive_folder import DriveFolderSource, increasing
+from drive_wm.datasets.routes import driven_route
 from drive_wm.geometry import xyyaw_from_pose
 from drive_wm.types import FrameError, InputError, Log
 
@@ -124,7 +125,7 @@ def test_optional_columns_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_the_route_goes_on_along_the_last_heading(tmp_path: Path) -> None:
-    route = np.array(driven_route(load(write_drive(tmp_path / "a")).ego, extend_m=60.0))
+    route = (driven_route(load(write_drive(tmp_path / "a")).ego, extend_m=60.0))
     np.testing.assert_allclose(route[[0, -1]], [[0, 0], [71, 0]], atol=1e-6)
     assert np.linalg.norm(np.diff(route, axis=0), axis=1).max() <= 1.001
 

@@ -61,7 +61,8 @@ def test_relative_and_composed_poses_are_inverse() -> None:
     assert np.allclose(compose_xyyaw(origin, relative_xyyaw(origin, other)), other)
     pose = pose_from_xyyaw(origin)
     assert np.allclose(inverse_pose(pose) @ pose, np.eye(4)) and np.allclose(xyyaw_from_pose(pose), origin)
-    assert np.allclose(transform_points(pose_from_xyyaw(np.array([1.0, 2.0, np.pi / 2])), np.array([[1.0, 0.0]])), [[1.0, 3.0]])
+    turned = pose_from_xyyaw(np.array([1.0, 2.0, np.pi / 2]))
+    assert np.allclose(transform_points(turned, np.array([[1.0, 0.0]])), [[1.0, 3.0]])
 
 
 def poses(valid: list[bool]) -> Poses:
@@ -80,7 +81,8 @@ def test_gaps_are_bridged_only_if_they_are_short() -> None:
     near, valid = interpolate_poses(hole, np.array([100_000]), max_gap_us=300_000)
     assert valid.all() and np.allclose(near[0, 0, 3], 1.0)
     assert not interpolate_poses(hole, np.array([100_000]), max_gap_us=299_999)[1].any()
-    assert interpolate_poses(hole, np.array([0, 300_000, 300_001, -1]), max_gap_us=1)[1].tolist() == [True, True, False, False]
+    ends = interpolate_poses(hole, np.array([0, 300_000, 300_001, -1]), max_gap_us=1)[1]
+    assert ends.tolist() == [True, True, False, False]
     assert not interpolate_poses(poses([False, False]), np.array([0]))[1].any()
 
 
@@ -90,7 +92,8 @@ def test_polylines_and_polygons() -> None:
     assert np.allclose(arc, [4, 15]) and np.allclose(offset, [2, -2]) and np.allclose(heading, [0, np.pi / 2])
     assert np.allclose(resample_polyline(line, 5.0)[:, 0], [0, 5, 10, 10, 10])
     square = np.array([[0.0, 0], [4, 0], [4, 4], [0, 4]])
-    assert points_in_polygon(np.array([[1.0, 1], [5, 1], [-1, 2], [3.9, 3.9]]), square).tolist() == [True, False, False, True]
+    points = np.array([[1.0, 1], [5, 1], [-1, 2], [3.9, 3.9]])
+    assert points_in_polygon(points, square).tolist() == [True, False, False, True]
 
 
 def test_box_corners_of_a_turned_box() -> None:

@@ -243,14 +243,14 @@ def test_the_first_plan_does_not_depend_on_the_future() -> None:
 
 
 def test_a_route_from_the_logs_path_tells_no_times() -> None:
-    route = log_route(make_log(0.02), 2_000_000)
+    route = log_route(make_log(0.02))
     spacing = np.linalg.norm(np.diff(route, axis=0), axis=1)
     assert np.ptp(spacing) < 0.05 and np.linalg.norm(route[-1] - make_log(0.02).ego.world_from_body[-1, :2, 3]) > 55.0
-    fast = log_route(make_log(0.0, seconds=10.0, speed=8.0), 2_000_000)
-    slow = log_route(make_log(0.0, seconds=20.0, speed=4.0), 2_000_000)
+    fast = log_route(make_log(0.0, seconds=10.0, speed=8.0))
+    slow = log_route(make_log(0.0, seconds=20.0, speed=4.0))
     np.testing.assert_allclose(fast[-1], slow[-1], atol=1e-6)
     with pytest.raises(InputError, match="route"):
-        log_route(replace(make_log(), metadata={"route": ["nowhere"]}), 0)
+        log_route(replace(make_log(), metadata={"route": ["nowhere"]}))
 
 
 # --- failures ---
