@@ -226,8 +226,9 @@ def generate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", lo
     return future
 
 
-MODE_NOTE = ("PSNR over all cameras, beside copying the last frame seen. A given layout is knowledge of the future; "
-             "figures of different modes must not be compared.")
+MODE_NOTE = ("PSNR over all cameras, beside copying the last frame seen. A given layout is knowledge of the future; an "
+             "imagined one takes map and lights from the log and the agents from the model; none knows neither. "
+             "Figures of different modes must not be compared.")
 
 
 def planned_actions(planner: str, scene: Scene, count: int, seed: int, checkpoint: str) -> FloatArray:
