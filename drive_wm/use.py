@@ -116,7 +116,8 @@ def quality_rows(future: Future) -> list[dict[str, Any]]:
                 "psnr_db": None, "copy_last_psnr_db": None}
             if future.truth is not None and future.truth_valid is not None and future.truth_valid[i, c]:
                 row["psnr_db"] = psnr_db(step.frames[name], future.truth[i][name])
-                row["copy_last_psnr_db"] = psnr_db(context.frames[name][-1], future.truth[i][name])
+                if context.frames_valid[-1, c]:  # a missing last frame must not make copying look bad
+                    row["copy_last_psnr_db"] = psnr_db(context.frames[name][-1], future.truth[i][name])
             rows.append(row)
     return rows
 
@@ -125,7 +126,7 @@ def horizon_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean over cameras per horizon."""
     out = []
     for time_s in dict.fromkeys(row["time_s"] for row in rows):
-        known = [r for r in rows if r["time_s"] == time_s and r["psnr_db"] is not None]
+        known = [r for r in rows if r["time_s"] == time_s and r["copy_last_psnr_db"] is not None]
         if known:
             out.append({"time_s": time_s, "mode": known[0]["mode"],
                         "psnr_db": float(np.mean([r["psnr_db"] for r in known])),
@@ -251,7 +252,7 @@ def planned_actions(planner: str, scene: Scene, count: int, seed: int, checkpoin
 
 
 def plan_with(planner: str, scene: Scene, seed: int, checkpoint: str) -> Plan:
-    """Asks a planner once; raises InputError for one that looks into the future's log or answers with no plan."""
+    """Asks a planner once; an oracle is given the log. Raises InputError where the answer is no plan."""
     from drive_wm.planners.base import check_plan
     from drive_wm.planners.registry import make_planner
 
@@ -283,18 +284,13 @@ def plan_pictures(scene: Scene, made: Plan) -> tuple[ByteArray, ByteArray]:
 
 
 def full_image(scene: Scene, camera: str, width: int, height: int) -> ByteArray:
-    """The image of now at a viewing size: the log's own frame, or the small one where it is missing."""
+    """The image of now at a viewing size: the log's own frame, or black where the model saw none."""
     import cv2
 
-    from drive_wm.types import FrameError
-
-    times = scene.log.frames.timestamps_us(camera)
     image = scene.context.frames[camera][-1]
-    if len(times):
-        try:
-            image = scene.log.frames.read(camera, int(times[np.argmin(np.abs(times - scene.now_us))]))
-        except FrameError:
-            pass  # the model saw the masked frame too
+    if scene.context.frames_valid[-1, scene.context.rig.names.index(camera)]:
+        times = scene.log.frames.timestamps_us(camera)
+        image = scene.log.frames.read(camera, int(times[np.argmin(np.abs(times - scene.now_us))]))
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 

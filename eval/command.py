@@ -15,6 +15,7 @@ from drive_wm.eval.loop import FrameCallback
 from drive_wm.eval.protocols import Protocol, get_protocol
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.eval.sensors import SensorRenderer, make_renderer
+from drive_wm.geometry import pose_from_xyyaw
 from drive_wm.planners.base import Planner
 from drive_wm.planners.registry import PLANNERS, make_planner
 from drive_wm.types import ByteArray, FloatArray, Log, Rig
@@ -122,8 +123,6 @@ def _log_sections(run: RunFolder, log: Log, results: Sequence[Result], film: dic
     rollout = results[0].rollout
     middle = rollout.logged_xyyaw[len(rollout.logged_xyyaw) // 2]
     start = int(rollout.timestamps_us[0])
-    from drive_wm.geometry import pose_from_xyyaw
-
     pose = pose_from_xyyaw(middle)
     paths = [("log", rollout.logged_xyyaw[rollout.logged_valid], (160, 160, 160))]
     paths += [(f"{r.rollout.planner} {r.row['renderer']}", r.rollout.ego_xyyaw, COLORS[i % len(COLORS)])

@@ -158,3 +158,16 @@ def test_the_world_model_is_a_renderer_and_a_planner(checkpoint: str, tmp_path: 
     assert all(r["failed"] == 0 for r in rows)
     for file in ("drives.parquet", "steps.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_a_missing_last_frame_does_not_make_copying_look_bad(model: DriveWM) -> None:
+    scene = open_scene(drive_through(110_003), model, 2.0)
+    hidden = scene.context.frames_valid.copy()
+    hidden[-1, 0] = False
+    blind = replace(scene, context=replace(scene.context, frames_valid=hidden))
+    rows = use.imagine(model, blind, action_variant("log", blind, 1), sampling=FAST).rows
+    assert rows[0]["copy_last_psnr_db"] is None and rows[0]["psnr_db"] is not None
+    assert rows[1]["copy_last_psnr_db"] is not None
+    table = use.horizon_table(rows)
+    assert np.isclose(table[0]["psnr_db"], np.mean([row["psnr_db"] for row in rows[1:]]))
+    assert not use.full_image(blind, blind.context.rig.names[1], 32, 32).max() == 0
