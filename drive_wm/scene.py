@@ -9,6 +9,7 @@ import numpy as np
 
 from drive_wm.datasets.clips import make_clip, nearest_agents, time_grid
 from drive_wm.datasets.routes import points_ahead, route_of
+from drive_wm.datasets.sources import open_source
 from drive_wm.geometry import (
     integrate_actions,
     pose_from_xyyaw,
@@ -62,6 +63,15 @@ class Scene:
     def future(self, steps: int) -> Clip:
         """What the log recorded from now on: step 0 is now. Steps past its end are invalid."""
         return make_clip(self.log, self.now_us, steps + 1, self.context.rate_hz, rig=self.context.rig)
+
+
+def load_log(source: str, log: str | None) -> Log:
+    """The log named, or the source's first."""
+    opened = open_source(source)
+    ids = opened.log_ids()
+    if not ids:
+        raise InputError(f"source {source}: holds no drive")
+    return opened.load(log if log is not None else ids[0])
 
 
 def open_scene(log: Log, model: DriveWM, start_s: float, *, cameras: list[str] | None = None,

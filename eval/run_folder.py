@@ -69,7 +69,8 @@ class RunFolder:
 
     - ``overwrite``: a run folder of the same command is cleared of the files that run wrote, and of no other;
     - ``resume``: a run folder of the same command is kept as it is and written on.
-    Raises InputError otherwise, before anything is changed.
+    Raises InputError otherwise, before anything is changed. Used as ``with RunFolder(...) as run``, a block that fails
+    removes what it wrote.
     """
 
     def __init__(self, path: Path | str, command: str = "run", *, seed: int = 0, arguments: Sequence[str] | None = None,
@@ -77,8 +78,17 @@ class RunFolder:
         self.path, self.command, self.seed = Path(path), command, seed
         self.arguments = list(sys.argv[1:] if arguments is None else arguments)
         self.files: list[str] = []
+        self.keep = resume
         self._claim(overwrite, resume)
         self._write_summary({}, complete=False)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """A run that fails leaves nothing half-written behind; one that resumes keeps what an earlier one wrote."""
+        if kind is not None and not self.keep:
+            clear_run(self.path, self.command)
 
     def file(self, name: str) -> Path:
         """The path for a file of this run that the caller writes itself (atomically), such as a video."""

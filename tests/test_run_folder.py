@@ -116,3 +116,14 @@ def test_numbers_of_folders_go_up(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert next_folder("plan", tmp_path) == tmp_path / "plan-3"
     assert next_folder("demo", tmp_path) == tmp_path / "demo-1"
+
+
+def test_a_block_that_fails_clears_what_it_wrote_but_never_what_it_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run", "plan") as run:
+        run.write_text("half.txt", "half")
+        1 / 0
+    assert not (tmp_path / "run").exists()
+    RunFolder(tmp_path / "run", "plan").write_text("kept.txt", "kept")
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run", "plan", resume=True):
+        1 / 0
+    assert (tmp_path / "run" / "kept.txt").read_text() == "kept"

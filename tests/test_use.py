@@ -15,6 +15,7 @@ from drive_wm.model import DriveWM, ModelConfig, Sampling
 from drive_wm.scene import VARIANTS, action_variant, ego_poses, known_agents, layout_source, observation_of, open_scene
 from drive_wm.tokenizer.model import TokenizerConfig
 from drive_wm.types import Camera, InputError, Rig
+from drive_wm.use.answers import full_image
 from drive_wm.world.model import WorldConfig
 from drive_wm.world.transformer import TransformerConfig
 
@@ -46,6 +47,12 @@ def test_generate_fills_its_run_folder(checkpoint: str, tmp_path: Path) -> None:
     arrays = np.load(run / "actions.npz", allow_pickle=False)
     assert np.array_equal(arrays["actions"], future.actions)
     assert "https://" not in (run / "report.html").read_text()
+
+
+def test_a_command_that_fails_leaves_nothing_behind(checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prompt"):
+        use.generate("town:110003", tmp_path / "run", checkpoint=checkpoint, horizon_s=1.0, prompt="rain " * 30)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_same_seed_gives_the_same_future(model: DriveWM) -> None:
@@ -170,4 +177,4 @@ def test_a_missing_last_frame_does_not_make_copying_look_bad(model: DriveWM) -> 
     assert rows[1]["copy_last_psnr_db"] is not None
     table = use.horizon_table(rows)
     assert np.isclose(table[0]["psnr_db"], np.mean([row["psnr_db"] for row in rows[1:]]))
-    assert not use.full_image(blind, blind.context.rig.names[1], 32, 32).max() == 0
+    assert not full_image(blind, blind.context.rig.names[1], 32, 32).max() == 0

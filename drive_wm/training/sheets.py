@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from drive_wm.datasets.shards import Sample
-from drive_wm.media import contact_sheet, write_png
+from drive_wm.media import contact_sheet, tile_cameras, write_png
 from drive_wm.model import DriveWM, LayoutSource
 from drive_wm.types import ByteArray, Clip
 
@@ -25,11 +23,9 @@ def part_of(clip: Clip, start: int, stop: int) -> Clip:
         layout=None if clip.layout is None else {k: v[start:stop] for k, v in clip.layout.items()})
 
 
-def strip(frames: dict[str, ByteArray], names: tuple[str, ...], step: int) -> ByteArray:
-    """All cameras at one step, side by side, on the height of the tallest."""
-    height = max(frames[n].shape[-3] for n in names)
-    images = [np.pad(frames[n][step], ((0, height - frames[n].shape[-3]), (0, 0), (0, 0))) for n in names]
-    return np.concatenate(images, 1)
+def at(frames: Mapping[str, ByteArray], names: tuple[str, ...], step: int) -> ByteArray:
+    """All cameras at one step, in one picture."""
+    return tile_cameras({name: frames[name][step] for name in names})
 
 
 def tokenizer_sheet(model: DriveWM, samples: list[Sample], path: Path) -> None:
@@ -38,7 +34,7 @@ def tokenizer_sheet(model: DriveWM, samples: list[Sample], path: Path) -> None:
     for sample in samples:
         clip = part_of(sample.clip, 0, 1)
         made = {name: model.decode_tokens(tokens) for name, tokens in model.tokens(clip).items()}
-        rows += [[strip(dict(clip.frames), clip.rig.names, 0)], [strip(made, clip.rig.names, 0)]]
+        rows += [[at(clip.frames, clip.rig.names, 0)], [at(made, clip.rig.names, 0)]]
         labels += ["truth", "tokens"]
     write_png(path, contact_sheet(rows, labels, [sample.clip.rig.name for sample in samples[:1]]))
 
@@ -58,8 +54,8 @@ def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool 
         given = recorded_layout(clip.layout, context - 1) if layout and clip.layout is not None else None
         steps = list(model.rollout(part_of(clip, 0, context), clip.actions[context - 1:], layout=given,
                                    agents=(clip.agents[context:], clip.agents_valid[context:])))
-        rows.append([strip(dict(clip.frames), clip.rig.names, t) for t in future])
-        rows.append([strip({k: v[None] for k, v in s.frames.items()}, clip.rig.names, 0) for s in steps])
+        rows.append([at(clip.frames, clip.rig.names, t) for t in future])
+        rows.append([tile_cameras({n: s.frames[n] for n in clip.rig.names}) for s in steps])
         labels += ["truth", "layout given" if given else "no layout"]
         columns = [f"{(t - context + 1) / clip.rate_hz:g} s" for t in future]
     write_png(path, contact_sheet(rows, labels, columns))

@@ -1,0 +1,144 @@
+"""`plan` and `explain`: what the model answers at one moment of a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drive_wm.eval import report
+from drive_wm.eval.run_folder import RunFolder
+from drive_wm.geometry import compose_xyyaw, relative_xyyaw, xyyaw_from_pose
+from drive_wm.media import (
+    draw_boxes_in_camera,
+    draw_topdown,
+    draw_trajectory_in_camera,
+    tile_cameras,
+    write_png,
+)
+from drive_wm.model import DriveWM
+from drive_wm.render import agents_at, signals_at
+from drive_wm.scene import Scene, load_log, observation_of, open_scene
+from drive_wm.types import ByteArray, Clip, Explanation, Plan
+
+
+def plan_with(planner: str, scene: Scene, seed: int, checkpoint: str) -> Plan:
+    """Asks a planner once; an oracle is given the log. Raises InputError where the answer is no plan."""
+    from drive_wm.planners.base import check_plan
+    from drive_wm.planners.registry import make_planner
+
+    made = make_planner(planner, **({"checkpoint": checkpoint} if planner == "direct" else {}))
+    made.reset(seed, scene.log if made.oracle else None)
+    return check_plan(made.plan(observation_of(scene, made.requires)))
+
+
+def front_camera(clip: Clip) -> str:
+    """The camera that looks most forward."""
+    return max(clip.rig.cameras, key=lambda c: float(c.rig_from_camera[0, 2])).name
+
+
+def plan_pictures(scene: Scene, made: Plan) -> tuple[ByteArray, ByteArray]:
+    """The plan on the ground of the front camera at the recorded size, and from above beside the log's own path."""
+    name = front_camera(scene.context)
+    camera = scene.log.rig.camera(name)
+    width = max(480, camera.width) if camera.width < 480 else min(camera.width, 960)
+    camera = camera.resized(width, round(camera.height * width / camera.width))
+    image = full_image(scene, name, camera.width, camera.height)
+    world = compose_xyyaw(xyyaw_from_pose(scene.pose), made.trajectory.xyyaw)
+    ego, end_us = scene.log.ego, scene.now_us + int(made.trajectory.times_s[-1] * 1e6)
+    within = (ego.timestamps_us > scene.now_us) & (ego.timestamps_us <= end_us) & ego.valid
+    logged = xyyaw_from_pose(ego.world_from_body[within])
+    paths = [("plan", world, (60, 220, 120))] + ([("log", logged, (255, 170, 60))] if len(logged) else [])
+    above = draw_topdown(scene.log.map, paths, agents_at(scene.log, scene.now_us), scene.pose, size_px=480,
+                         signals=scene.log.signals, signal_states=signals_at(scene.log, scene.now_us))
+    return draw_trajectory_in_camera(image, camera, made.trajectory.xyyaw), above
+
+
+def full_image(scene: Scene, camera: str, width: int, height: int) -> ByteArray:
+    """The image of now at a viewing size: the log's own frame, or black where the model saw none."""
+    import cv2
+
+    image = scene.context.frames[camera][-1]
+    if scene.context.frames_valid[-1, scene.context.rig.names.index(camera)]:
+        times = scene.log.frames.timestamps_us(camera)
+        image = scene.log.frames.read(camera, int(times[np.argmin(np.abs(times - scene.now_us))]))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def plan_errors(scene: Scene, made: Plan) -> dict[str, float]:
+    """Distance [m] to the log's own positions at 1, 2, 3 s, where it has them."""
+    out: dict[str, float] = {}
+    for second in (1, 2, 3):
+        future = scene.future(int(second * scene.context.rate_hz))
+        at = np.flatnonzero(np.isclose(made.trajectory.times_s, second))
+        if len(at) and future.ego_valid[-1]:
+            truth = relative_xyyaw(xyyaw_from_pose(scene.pose), xyyaw_from_pose(future.ego[-1]))
+            out[f"l2_{second}s_m"] = float(np.linalg.norm(truth[:2] - made.trajectory.xyyaw[at[0], :2]))
+    return out
+
+
+def plan(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+         start_s: float = 2.0, planner: str = "direct") -> Plan:
+    """Where the ego would go from a moment of a log, in its front camera and from above."""
+    model = DriveWM.from_pretrained(checkpoint)
+    drive = load_log(source, log)
+    scene = open_scene(drive, model, start_s)
+    made = plan_with(planner, scene, seed, checkpoint)
+    with RunFolder(out, "plan", seed=seed) as run:
+        camera, above = plan_pictures(scene, made)
+        write_png(run.file("plan_camera.png"), camera)
+        write_png(run.file("plan_topdown.png"), above)
+        rows = [{"time_s": float(t), "x_m": float(p[0]), "y_m": float(p[1]), "yaw_rad": float(p[2])}
+                for t, p in zip(made.trajectory.times_s, made.trajectory.xyyaw)]
+        run.write_parquet("plan.parquet", rows)
+        errors = plan_errors(scene, made)
+        report.write_report(run, "A plan", [
+            report.KeyValues({"source": source, "log": drive.id, "start": f"{start_s:g} s", "planner": planner,
+                              **errors}),
+            report.Row([report.Picture(camera, "the plan on the ground, front camera"),
+                        report.Picture(above, "from above")]),
+            report.Table(list(rows[0]), [list(r.values()) for r in rows])], drive.id)
+        run.finish({"log": drive.id, "planner": planner, **errors, "plan": rows})
+    return made
+
+
+def explanation_picture(scene: Scene, made: Explanation) -> ByteArray:
+    """All cameras of now, with the boxes of the agents that the causes point to."""
+    boxes = agents_at(scene.log, scene.now_us)
+    named = {c.agent_id: c.kind for c in made.causes if c.agent_id}
+    chosen = [i for i, name in enumerate(boxes.ids) if name in named]
+    images = {}
+    for camera in scene.log.rig.cameras:
+        small = camera.resized(336, round(336 * camera.height / camera.width))
+        if camera.name in scene.context.frames:
+            image = full_image(scene, camera.name, small.width, small.height)
+            images[camera.name] = draw_boxes_in_camera(image, small, scene.pose, boxes.select(chosen),
+                                                       [named[boxes.ids[i]] for i in chosen])
+    return tile_cameras(images)
+
+
+def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+            start_s: float = 2.0, question: str | None = None) -> Explanation:
+    """What the model decides at a moment of a log and the causes that it gives."""
+    model = DriveWM.from_pretrained(checkpoint)
+    drive = load_log(source, log)
+    scene = open_scene(drive, model, start_s)
+    made = model.explain(scene.context, question or "Why are you doing this?", scene.route, seed=seed)
+    with RunFolder(out, "explain", seed=seed) as run:
+        picture = explanation_picture(scene, made)
+        write_png(run.file("explanation.png"), picture)
+        about = {"source": source, "log": drive.id, "start": f"{start_s:g} s", "checkpoint": model.name}
+        sections: list[Any] = [report.KeyValues(about), report.Explanation.of(made),
+                               report.Picture(picture, "what the causes point to")]
+        driver = driver_reason(scene)
+        if driver is not None:
+            sections += [report.Heading("What the driver of the log gave as the reason"), report.Explanation.of(driver)]
+        report.write_report(run, "An explanation", sections, drive.id)
+        run.finish({"log": drive.id, "question": made.question, "decision": f"{made.longitudinal}, {made.lateral}",
+                    "causes": [report.say_cause(c) for c in made.causes], "text": made.text})
+    return made
+
+
+def driver_reason(scene: Scene) -> Explanation | None:
+    return scene.context.reasons[-1] if scene.context.reasons else None
