@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -26,21 +25,11 @@ from drive_wm.training.objectives import (
     plan_segment,
     segment_loss,
 )
+from drive_wm.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
 from drive_wm.world.model import Segment, Steps, WorldConfig, WorldModel
 from drive_wm.world.reasons import answer_ids, question_ids
 from drive_wm.world.vocabulary import special
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    lr: float = 1e-3
-    warmup: int = 100
-    final: float = 0.02  # share of lr at the end of the cosine
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    ema: float = 0.998
 
 
 @dataclass(frozen=True)
@@ -87,14 +76,6 @@ class WorldRun:
     sheet_every: int = 500
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to ``final``."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, steps - config.warmup))
-    return config.lr * (config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2)
-
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -112,19 +93,16 @@ class Task(lightning.LightningModule, Generic[Network]):
         self.metrics: dict[str, float] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        decayed = [p for p in self.network.parameters() if p.ndim >= 2]
-        others = [p for p in self.network.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay},
-                  {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
+        return make_optimizer(self.network, self.config)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # samples are arrays; a step moves the tensors it makes of them
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(self.seed * 1_000_003 + self.done)
+        share = schedule(self.config, self.done, self.steps)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-            group["lr"] = learning_rate(self.config, self.done, self.steps)
+            group["lr"] = group["peak"] * share
 
     def finish_step(self) -> None:
         """Moves the running mean and the step count on; called once after every optimizer step."""
