@@ -26,6 +26,7 @@ from drive_wm.types import (
     BoolArray,
     Camera,
     FloatArray,
+    FrameError,
     InputError,
     IntArray,
     Lane,
@@ -320,13 +321,35 @@ def route_of(ego: Poses, road: RoadMap | None) -> list[list[float]]:
 
 
 def find_images(folder: Path, rig: Rig) -> dict[str, dict[int, ImageFile | VideoFrame]]:
-    """camera -> time -> image, of the images that are there."""
+    """camera -> time -> image, of the images that are there; a name that is no time raises InputError."""
     found: dict[str, dict[int, ImageFile | VideoFrame]] = {}
     for name in rig.names:
         paths = sorted((folder / "sensors" / "cameras" / name).glob("*.jpg"))
+        strange = [path for path in paths if not path.stem.isdecimal()]
+        if strange:
+            raise InputError(f"{strange[0]}: expected an image named by its time, <timestamp_ns>.jpg")
         if paths:
-            found[name] = {int(path.stem) // 1000: ImageFile(path) for path in paths if path.stem.isdecimal()}
+            found[name] = {int(path.stem) // 1000: ImageFile(path) for path in paths}
     return found
+
+
+def seen_rig(rig: Rig, images: dict[str, dict[int, ImageFile | VideoFrame]]) -> Rig:
+    """The cameras that have images, sized as those are: copies of the data set are often scaled down."""
+    cameras = []
+    for name, at in images.items():
+        camera = rig.camera(name)
+        for image in at.values():
+            try:
+                height, width = image.read().shape[:2]
+            except FrameError:
+                continue  # a broken image is masked where it is used; the next one tells the size
+            if abs(width / height - camera.width / camera.height) > 0.02 * camera.width / camera.height:
+                raise InputError(f"camera {name}: images of {width} x {height}, calibrated for {camera.width} x "
+                                 f"{camera.height}; cropped images need a calibration of their own")
+            camera = camera.resized(width, height)
+            break
+        cameras.append(camera)
+    return Rig(rig.name, tuple(cameras))
 
 
 def annotated_span(times_us: IntArray, tracks: tuple[Track, ...]) -> BoolArray:
@@ -370,6 +393,7 @@ class Argoverse2Source:
         road, city = read_map(folder)
         rig = read_rig(folder)
         images = find_images(folder, rig)
+        rig = seen_rig(rig, images) if images else rig
         split = folder.parent.name if folder.parent.name in SPLITS else "train"
         log = Log(
             id=log_id, source=self.kind, rig=rig, ego=ego, frames=RecordedFrames(rig, images), tracks=tracks, map=road,

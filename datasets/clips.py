@@ -32,6 +32,8 @@ from drive_wm.types import (
 
 AGENT_RANGE_M = 60.0
 AGENT_MAX_GAP_US = 600_000  # nuScenes annotates at 2 Hz
+POSE_MAX_GAP_US = 600_000
+STALE_MOVED_M = 0.25
 
 
 def time_grid(start_us: int, steps: int, rate_hz: float) -> IntArray:
@@ -52,14 +54,29 @@ def nearest_frames(times_us: IntArray, grid_us: IntArray, tolerance_us: int) -> 
     return nearest, np.abs(times_us[nearest] - grid_us) <= tolerance_us
 
 
+def used_once(index: IntArray, near: BoolArray, times_us: IntArray, grid_us: IntArray) -> BoolArray:
+    """``near`` without repeats: an image that is the nearest of several grid times serves only the nearest of them."""
+    if not len(times_us):
+        return near
+    order = np.argsort(np.abs(times_us[index] - grid_us), kind="stable")
+    winners = order[np.unique(index[order], return_index=True)[1]]
+    return near & np.isin(np.arange(len(index)), winners)
+
+
 def read_frames(log: Log, rig: Rig, grid_us: IntArray, tolerance_us: int) -> tuple[dict[str, ByteArray], BoolArray]:
-    """Images of every camera of ``rig`` (sized as it says) at the grid times: camera -> (T, H, W, 3), valid (T, C)."""
+    """Images of every camera of ``rig`` (sized as it says) at the grid times: camera -> (T, H, W, 3), valid (T, C).
+
+    No image serves two grid times.
+    """
     import cv2
 
     frames = {c.name: np.zeros((len(grid_us), c.height, c.width, 3), np.uint8) for c in rig.cameras}
     valid = np.zeros((len(grid_us), len(rig.cameras)), bool)
     times = [np.asarray(log.frames.timestamps_us(c.name)) for c in rig.cameras]
-    nearest = [nearest_frames(t, grid_us, tolerance_us) for t in times]
+    nearest = []
+    for t_us in times:
+        index, near = nearest_frames(t_us, grid_us, tolerance_us)
+        nearest.append((index, used_once(index, near, t_us, grid_us)))
     for t in range(len(grid_us)):  # time by time: a drawn log makes all cameras of one time at once
         for c, camera in enumerate(rig.cameras):
             index, near = nearest[c]
@@ -74,6 +91,28 @@ def read_frames(log: Log, rig: Rig, grid_us: IntArray, tolerance_us: int) -> tup
                 image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
             frames[camera.name][t], valid[t, c] = image, True
     return frames, valid
+
+
+def stale(frames: dict[str, ByteArray], valid: BoolArray, ego: FloatArray, ego_valid: BoolArray) -> BoolArray:
+    """(T, C) recorded images that are the valid one before them to the byte, although the ego moved since."""
+    out = np.zeros_like(valid)
+    for c, images in enumerate(frames.values()):
+        steps = np.flatnonzero(valid[:, c])
+        for before, now in zip(steps, steps[1:]):
+            moved = float(np.linalg.norm(ego[now, :2, 3] - ego[before, :2, 3]))
+            if ego_valid[before] and ego_valid[now] and moved > STALE_MOVED_M:
+                out[now, c] = np.array_equal(images[before], images[now])
+    return out
+
+
+def unbroken(log: Log, grid_us: IntArray) -> BoolArray:
+    """(T-1,) whether no hole in the valid poses, longer than interpolation bridges, lies between two grid times."""
+    times = log.ego.timestamps_us[log.ego.valid]
+    steps = np.diff(times)
+    holes = np.flatnonzero(steps > max(POSE_MAX_GAP_US, 1.8 * float(np.median(steps)) if len(steps) else 0.0))
+    begun = np.searchsorted(times[holes], grid_us[1:], side="left")
+    over = np.searchsorted(times[holes + 1], grid_us[:-1], side="right")
+    return np.asarray(begun == over)
 
 
 def track_states(track: Track, at_us: IntArray) -> tuple[FloatArray, FloatArray, BoolArray]:
@@ -143,8 +182,9 @@ def make_clip(log: Log, start_us: int, steps: int, rate_hz: float, *, rig: Rig |
               tolerance_us: int | None = None) -> Clip:
     """The window of ``steps`` steps from start_us on. ``rig``: the cameras and sizes wanted (default: the log's own).
 
-    Images further than tolerance_us (default: a quarter of a step) from their grid time are invalid. ``layout``: draw
-    the log's map, agents and lights into every camera too (needs a map or tracks).
+    Images further than tolerance_us (default: a quarter of a step) from their grid time are invalid, and so is one that
+    repeats another. Actions come from the poses, and are invalid over a hole in them. ``layout``: draw the log's map,
+    agents and lights into every camera too (needs a map or tracks). What else may be damaged, `health.fit` masks.
     """
     if steps < 1 or rate_hz <= 0:
         raise InputError(f"a clip needs at least one step and a positive rate, got {steps} steps at {rate_hz} Hz")
@@ -152,11 +192,17 @@ def make_clip(log: Log, start_us: int, steps: int, rate_hz: float, *, rig: Rig |
     for name in rig.names:
         log.rig.camera(name)  # raises for a camera that the log does not have
     grid = time_grid(start_us, steps, rate_hz)
-    frames, frames_valid = read_frames(log, rig, grid, tolerance_us or int(0.25e6 / rate_hz))
-    ego, ego_valid = interpolate_poses(log.ego, grid)
+    tolerance = int(0.25e6 / rate_hz) if tolerance_us is None else tolerance_us
+    frames, frames_valid = read_frames(log, rig, grid, tolerance)
+    ego, ego_valid = interpolate_poses(log.ego, grid, POSE_MAX_GAP_US)
     ego = np.where(ego_valid[:, None, None], ego, np.eye(4))
+    if not log.frames.rendered:
+        repeats = stale(frames, frames_valid, ego, ego_valid)
+        frames_valid = frames_valid & ~repeats
+        for c, images in enumerate(frames.values()):
+            images[repeats[:, c]] = 0
     xyyaw = xyyaw_from_pose(ego)
-    actions_valid = ego_valid[:-1] & ego_valid[1:]
+    actions_valid = ego_valid[:-1] & ego_valid[1:] & unbroken(log, grid)
     actions = np.where(actions_valid[:, None], actions_from_xyyaw(xyyaw, grid / 1e6), 0.0)
     agents, agents_valid, ids = agent_arrays(log, grid, ego, ego_valid)
     drawn = draw_layouts(log, rig, grid, ego, ego_valid) if layout and (log.map is not None or log.tracks) else None

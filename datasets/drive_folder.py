@@ -13,24 +13,19 @@ import csv
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from drive_wm.datasets.recorded import ImageFile, RecordedFrames, VideoFrame
 from drive_wm.datasets.routes import driven_route
 from drive_wm.datasets.sources import nearest
 from drive_wm.geometry import pose_from_quaternion, rotation_from_rpy
 from drive_wm.types import (
     SPLITS,
-    ByteArray,
     Camera,
     FloatArray,
-    FrameError,
     Frames,
     InputError,
     IntArray,
@@ -46,139 +41,7 @@ REPORTED_COLUMNS = ("speed_mps", "yaw_rate_radps", "yaw_rad")
 MAX_IMAGE_SIDE = 16_384
 MAX_TIMESTAMP_US = 2**62
 MAX_POSITION_M = 2e7    # no local frame on earth is larger
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
-TAIL_BYTES = 4096  # cameras pad their JPEGs; the end marker is looked for in this many last bytes
-
-
-# --- images -------------------------------------------------------------------------------------------------------
-
-
-def probe_image(path: Path) -> None:
-    """Raises FrameError where an image is missing, empty or cut off; reads only its two ends."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            size = file.seek(0, 2)
-            file.seek(max(0, size - TAIL_BYTES))
-            tail = file.read()
-    except OSError as error:
-        raise FrameError(f"image {path.name}: missing or unreadable ({error.strerror})") from error
-    if head.startswith(JPEG_START):
-        whole = JPEG_END in tail
-    elif head.startswith(PNG_START):
-        whole = PNG_END in tail
-    else:
-        raise FrameError(f"image {path.name}: neither JPEG nor PNG ({size} bytes)")
-    if not whole:
-        raise FrameError(f"image {path.name}: truncated, its end is missing ({size} bytes)")
-
-
-def read_image(path: Path) -> ByteArray:
-    """(H, W, 3) uint8 RGB; raises FrameError. A cut-off JPEG is refused: OpenCV would fill the rest with grey."""
-    probe_image(path)
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FrameError(f"image {path.name}: cannot be decoded")
-    rgb: ByteArray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-    return rgb
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One image in a file of its own."""
-
-    path: Path
-
-    def probe(self) -> None:
-        probe_image(self.path)
-
-    def read(self) -> ByteArray:
-        return read_image(self.path)
-
-
-@dataclass(frozen=True)
-class VideoFrame:
-    """The frame ``index``, in the order of display, of a video."""
-
-    path: Path
-    index: int
-
-    def probe(self) -> None:
-        count = len(video_pts(self.path))
-        if self.index >= count:
-            raise FrameError(f"video {self.path.name}: has {count} frames, frame {self.index} is missing")
-
-    def read(self) -> ByteArray:
-        self.probe()
-        return read_video_frame(self.path, video_pts(self.path)[self.index])
-
-
-def import_av() -> Any:
-    """PyAV, or an InputError that says how to install it."""
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"reading videos needs PyAV ({error}): pip install av") from error
-    return av
-
-
-@lru_cache(maxsize=64)
-def video_pts(path: Path) -> tuple[int, ...]:
-    """The presentation times of a video's frames in its own time base, sorted; nothing is decoded."""
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            return tuple(sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None))
-    except (av.FFmpegError, IndexError) as error:
-        raise FrameError(f"video {path.name}: cannot be opened ({error})") from error
-
-
-def read_video_frame(path: Path, pts: int) -> ByteArray:
-    """(H, W, 3) uint8 RGB at a presentation time. Opened anew each time: no state to share between processes."""
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            container.seek(pts, stream=stream, backward=True)
-            for frame in container.decode(stream):
-                if frame.pts is not None and frame.pts >= pts:
-                    return frame.to_ndarray(format="rgb24")
-    except av.FFmpegError as error:
-        raise FrameError(f"video {path.name}: cannot be decoded at {pts} ({error})") from error
-    raise FrameError(f"video {path.name}: truncated before {pts}")
-
-
-class RecordedFrames:
-    """`Frames` over files: camera -> time -> where its image is. Sizes are those of the rig."""
-
-    rendered = False
-
-    def __init__(self, rig: Rig, images: Mapping[str, Mapping[int, ImageFile | VideoFrame]]) -> None:
-        self.rig, self.images = rig, {camera: dict(images.get(camera, {})) for camera in rig.names}
-        self._times = {camera: np.array(sorted(at), dtype=np.int64) for camera, at in self.images.items()}
-
-    def timestamps_us(self, camera: str) -> IntArray:
-        self.rig.camera(camera)
-        return self._times[camera]
-
-    def _find(self, camera: str, timestamp_us: int) -> ImageFile | VideoFrame:
-        self.rig.camera(camera)
-        image = self.images[camera].get(int(timestamp_us))
-        if image is None:
-            raise FrameError(f"camera {camera}: no image at {int(timestamp_us)}")
-        return image
-
-    def probe(self, camera: str, timestamp_us: int) -> None:
-        """Raises FrameError where the image is missing or cut off, without decoding it."""
-        self._find(camera, timestamp_us).probe()
-
-    def read(self, camera: str, timestamp_us: int) -> ByteArray:
-        image, expected = self._find(camera, timestamp_us).read(), self.rig.camera(camera)
-        if image.shape[:2] != (expected.height, expected.width):
-            raise FrameError(f"camera {camera} at {int(timestamp_us)}: image is {image.shape[1]} x {image.shape[0]}, "
-                             f"the rig says {expected.width} x {expected.height}")
-        return image
+RESET_US = 1_000_000    # a clock that steps back by less is jitter
 
 
 # --- rig.json -----------------------------------------------------------------------------------------------------
@@ -317,9 +180,31 @@ def read_ego(path: Path) -> tuple[Poses, dict[str, Any]]:
     world_from_body = np.tile(np.eye(4), (len(kept), 1, 1))
     world_from_body[:, :3, 3], world_from_body[:, :3, :3] = pose[:, :3], rotation_from_rpy(*pose[:, 3:].T)
     dropped = sorted(set(range(len(raw_times))) - set(kept.tolist()))
+    times = raw_times[kept]
+    doubtful = np.isin(times, contested(table, raw_times, dropped))
     facts = {"dropped_rows": len(dropped), "dropped_lines": [i + 2 for i in dropped[:5]],
+             "doubtful_us": times[doubtful].tolist(), **clock_resets(raw_times, readable),
              "reported": {name: reported(columns[name]) for name in REPORTED_COLUMNS if name in columns}}
-    return Poses(raw_times[kept], world_from_body, valid), facts
+    return Poses(times, world_from_body, valid & ~doubtful), facts
+
+
+def contested(table: dict[str, list[str | None]], times_us: IntArray, dropped: list[int]) -> IntArray:
+    """Times that two rows claim which do not say the same: nobody knows which of them is right."""
+    rows = list(zip(*table.values()))
+    first: dict[int, int] = {}
+    clash = {int(times_us[i]) for i in range(len(rows)) if rows[first.setdefault(int(times_us[i]), i)] != rows[i]}
+    return np.array(sorted(clash & {int(times_us[i]) for i in dropped}), dtype=np.int64)
+
+
+def clock_resets(times_us: IntArray, rows: IntArray) -> dict[str, Any]:
+    """Where the clock stepped back and went on from there: [line, seconds] each, and the time from which that hurts."""
+    t = times_us[rows]
+    back = [i for i in range(2, len(t) - 2) if t[i - 1] - t[i] > RESET_US and t[i] < t[i - 2] and t[i + 2] < t[i - 1]
+            and t[i] < t[i + 1] < t[i + 2]]
+    if not back:
+        return {}
+    return {"clock_resets": [[int(rows[i]) + 2, float(t[i - 1] - t[i]) / 1e6] for i in back],
+            "clock_reset_us": int(min(t[i] for i in back))}
 
 
 def nearest_valid(valid: FloatArray) -> IntArray:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def find_version(path: str | Path) -> tuple[Path, str]:
 
 
 def open_map(root: str | Path, location: str) -> Any:
-    """The devkit's NuScenesMap of any location. The devkit itself lets the four real cities pass only."""
+    """The devkit's NuScenesMap of any location, able to draw. The devkit itself lets the four real cities pass only."""
     _devkit()
     from nuscenes.map_expansion import map_api
 
@@ -92,7 +93,18 @@ def open_map(root: str | Path, location: str) -> Any:
         raise InputError(f"{root} has no map expansion maps/expansion/{location}.json")
     if location not in map_api.locations:
         map_api.locations.append(location)
+    map_api.descartes = SimpleNamespace(PolygonPatch=_polygon_patch)
     return map_api.NuScenesMap(dataroot=str(root), map_name=location)
+
+
+def _polygon_patch(polygon: Any, **look: Any) -> Any:
+    """descartes.PolygonPatch for shapely 2: descartes itself, by which the devkit draws maps, knows shapely 1 only."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    parts = getattr(polygon, "geoms", [polygon])
+    rings = [np.asarray(ring.coords)[:, :2] for part in parts for ring in (part.exterior, *part.interiors)]
+    return PathPatch(Outline.make_compound_path(*(Outline(ring, closed=True) for ring in rings)), **look)
 
 
 class NuScenesSource:
@@ -280,12 +292,13 @@ def _track(instance: str, records: dict[int, dict[str, Any]], times_us: IntArray
         spread(np.isfinite(position).all(1), bool), None if velocity is None else spread(velocity, np.float64),
         own.color_rgb,
         None if own.brake is None else spread(own.brake, bool),
-        None if own.indicator is None else spread(own.indicator, np.int8))
+        None if own.indicator is None else spread(own.indicator, np.int8),
+        None if own.siren is None else spread(own.siren, bool))
 
 
 def _annotated(own: TrackExtras, otherwise: int) -> int:
     """Number of annotations that the extras speak of: it differs where someone edited the tables since."""
-    lists = [values for values in (own.brake, own.indicator, own.velocity_mps) if values is not None]
+    lists = [values for values in (own.brake, own.indicator, own.velocity_mps, own.siren) if values is not None]
     return len(lists[0]) if lists else otherwise
 
 

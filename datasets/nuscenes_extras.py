@@ -34,7 +34,7 @@ ARRAY_DTYPES = ((FloatArray, np.float64), (IntArray, np.int64), (BoolArray, np.b
 
 @dataclass(frozen=True)
 class TrackExtras:
-    """One instance. brake, indicator, velocity_mps: one value for each of its annotations, in order of time."""
+    """One instance. brake, indicator, velocity_mps, siren: one value for each of its annotations, in order of time."""
 
     id: str
     category: str
@@ -42,6 +42,7 @@ class TrackExtras:
     brake: BoolArray | None = None
     indicator: IntArray | None = None
     velocity_mps: FloatArray | None = None
+    siren: BoolArray | None = None
 
 
 @dataclass(frozen=True)

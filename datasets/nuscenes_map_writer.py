@@ -21,6 +21,7 @@ DIVIDER_TYPES = {"white solid": "SINGLE_SOLID_WHITE", "white dashed": "DOUBLE_DA
                  "yellow solid": "SINGLE_SOLID_YELLOW", "yellow dashed": "SINGLE_SOLID_YELLOW"}
 ARC_TOLERANCE_M = 0.01
 STOP_LINE_DEPTH_M = 0.5
+ON_RING_M = 0.01
 
 
 def map_points(road_map: RoadMap | None) -> Iterator[FloatArray]:
@@ -63,6 +64,19 @@ def arclines(centerline_m: FloatArray) -> list[dict[str, Any]]:
                                                lengths.tolist(), strict=True) if length > 1e-3]
 
 
+def with_points(ring: FloatArray, points: FloatArray) -> FloatArray:
+    """The ring (N, 2) with those of the points (M, 2) that lie on it as further corners: what touches shares nodes."""
+    edge = np.roll(ring, -1, 0) - ring
+    rel = points[:, None] - ring[None]
+    share = (rel * edge).sum(-1) / np.maximum((edge**2).sum(-1), 1e-12)
+    gap = np.linalg.norm(rel - np.clip(share, 0.0, 1.0)[..., None] * edge, axis=-1)
+    inner = np.minimum(share, 1.0 - share) * np.linalg.norm(edge, axis=-1) > ON_RING_M  # no corner twice
+    on, side = np.nonzero((gap < ON_RING_M) & inner)
+    found = sorted((float(side[k] + share[on[k], side[k]]), int(on[k])) for k in range(len(on)))
+    places = [*((float(i), ring[i]) for i in range(len(ring))), *((at, points[k]) for at, k in found)]
+    return np.array([point for _, point in sorted(places, key=lambda place: place[0])])
+
+
 class ExpansionWriter:
     """Collects the layers of one map; ``shift_m`` (2,) is added to every point. Tokens depend on ``key`` only."""
 
@@ -71,6 +85,7 @@ class ExpansionWriter:
         self.layers: dict[str, list[dict[str, Any]]] = {name: [] for name in LAYERS}
         self.arclines: dict[str, list[dict[str, Any]]] = {}
         self.connectivity: dict[str, dict[str, list[str]]] = {}
+        self.node_at: dict[tuple[int, int], str] = {}
 
     def add(self, layer: str, name: object = None, **record: Any) -> str:
         """One record more; returns its token."""
@@ -79,7 +94,14 @@ class ExpansionWriter:
         return made
 
     def nodes(self, points: FloatArray) -> list[str]:
-        return [self.add("node", x=x, y=y) for x, y in (points[:, :2] + self.shift_m).tolist()]
+        """A point within a millimetre of an earlier one is the same node, as where one lane goes on in the next."""
+        return [self._node(x, y) for x, y in (points[:, :2] + self.shift_m).tolist()]
+
+    def _node(self, x: float, y: float) -> str:
+        place = round(x * 1000), round(y * 1000)
+        if place not in self.node_at:
+            self.node_at[place] = self.add("node", x=x, y=y)
+        return self.node_at[place]
 
     def polygon(self, points: FloatArray) -> str:
         return self.add("polygon", exterior_node_tokens=self.nodes(points), holes=[])
@@ -129,8 +151,11 @@ class ExpansionWriter:
     def areas(self, road_map: RoadMap) -> None:
         drivable = [self.polygon(polygon) for polygon in road_map.drivable]
         area = self.add("drivable_area", polygon_tokens=drivable) if drivable else ""
+        ends = [line[k, :2] for lane in road_map.lanes.values() if not lane.is_intersection
+                for line in (lane.left_m, lane.right_m) for k in (0, -1)]
         for polygon in road_map.intersections:
-            self.add("road_segment", polygon_token=self.polygon(polygon), is_intersection=True,
+            ring = with_points(polygon[:, :2], np.array(ends).reshape(-1, 2))
+            self.add("road_segment", polygon_token=self.polygon(ring), is_intersection=True,
                      drivable_area_token=area)
         for polygon in road_map.crossings:
             self.add("ped_crossing", polygon_token=self.polygon(polygon), road_segment_token="")

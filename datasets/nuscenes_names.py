@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from drive_wm.types import FloatArray, Track
+
 TABLES = ("category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene",
           "sample", "sample_data", "sample_annotation", "map")
 
@@ -55,7 +57,23 @@ VISIBILITY = {"1": "v0-40", "2": "v40-60", "3": "v60-80", "4": "v80-100"}
 NO_CAN_SCENES = frozenset((*range(161, 169), *range(170, 177), *range(309, 315)))
 
 
-def attribute_name(category: str, speed_mps: float) -> str | None:
+def category_name(track: Track) -> str:
+    """nuScenes' category of a track: finer than ours where siren or size tell, and read back as ours."""
+    if track.siren is not None and track.siren.any() and track.category in ("car", "van"):
+        return "vehicle.emergency.police" if track.category == "car" else "vehicle.emergency.ambulance"
+    if track.category == "object":
+        return _object_name(track.size_lwh_m)
+    return NAME_OF[track.category]
+
+
+def _object_name(size_lwh_m: FloatArray) -> str:
+    longer, shorter, height = max(size_lwh_m[:2]), min(size_lwh_m[:2]), size_lwh_m[2]
+    if longer <= 0.6 and 0.4 <= height <= 1.2:
+        return "movable_object.trafficcone"
+    return "movable_object.barrier" if longer >= 1.0 and shorter <= 0.8 and height <= 1.5 else NAME_OF["object"]
+
+
+def attribute_name(category: str, speed_mps: float, parked: bool = False) -> str | None:
     """nuScenes' attribute for an agent of one of our categories, or None where it has none."""
     if category in ("bicycle", "motorcycle"):
         return "cycle.with_rider"
@@ -63,6 +81,8 @@ def attribute_name(category: str, speed_mps: float) -> str | None:
         return "pedestrian.moving" if speed_mps > 0.2 else "pedestrian.standing"
     if category == "object":
         return None
+    if parked:
+        return "vehicle.parked"
     return "vehicle.moving" if speed_mps > 0.5 else "vehicle.stopped"
 
 

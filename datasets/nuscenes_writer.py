@@ -14,8 +14,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,39 @@ import numpy as np
 from drive_wm.datasets.nuscenes_can import write_can
 from drive_wm.datasets.nuscenes_extras import FORMAT, SceneExtras, TrackExtras, extras_path, to_json
 from drive_wm.datasets.nuscenes_map_writer import map_points, write_expansion, write_mask
-from drive_wm.datasets.nuscenes_names import (
-    ATTRIBUTES,
-    CATEGORY_OF,
-    NAME_OF,
-    NO_CAN_SCENES,
-    TABLES,
-    VISIBILITY,
-    attribute_name,
-    token,
-)
+from drive_wm.datasets.nuscenes_names import NO_CAN_SCENES, attribute_name, category_name, token
+from drive_wm.datasets.nuscenes_set import EMPTY_CLOUD, SCENE_TABLES, merge_set, start_set, write_part
 from drive_wm.geometry import bracket, interpolate_poses, quaternion_from_rotation, wrap_angle
 from drive_wm.types import FloatArray, FrameError, InputError, IntArray, Log, Poses, Track
 
 MARGIN_M = 50.0
 LARGEST_M = 1000.0  # a log that reaches further is moved near the origin: the mask covers all from there to its end
 MAX_GAP_US = 600_000
+PARKED_M = 0.2
 # full colour resolution: a lamp that is two pixels wide keeps its colour
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-EMPTY_CLOUD = "samples/LIDAR_TOP/empty.pcd.bin"
 LIDAR_MOUNT = {"translation": [0.94, 0.0, 1.84], "rotation": [0.5**0.5, 0.0, 0.0, -(0.5**0.5)]}
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """keyframe_hz: rate of samples and annotations. sweep_hz: rate of the images between them, None for none.
+
+    map_name: location of the map instead of the log's own (one log only).
+    """
+
+    version: str = "v1.0-drivewm"
+    keyframe_hz: float = 2.0
+    sweep_hz: float | None = None
+    map_name: str | None = None
+    can_bus: bool = True
+
+    def __post_init__(self) -> None:
+        sweeps = self.sweep_hz is None or self.sweep_hz > 0
+        if not re.fullmatch(r"[\w.-]+", self.version) or not self.keyframe_hz > 0 or not sweeps:
+            raise InputError(f"version {self.version!r} must be a plain name, keyframe_hz ({self.keyframe_hz}) and "
+                             f"sweep_hz ({self.sweep_hz}) positive")
 
 
 def write_nuscenes(logs: Iterable[Log], out: Path, version: str = "v1.0-drivewm", keyframe_hz: float = 2.0,
@@ -53,31 +65,48 @@ def write_nuscenes(logs: Iterable[Log], out: Path, version: str = "v1.0-drivewm"
                    can_bus: bool = True) -> Path:
     """Write ``logs`` as the nuScenes data set ``out`` and return it; it appears there as a whole or not at all.
 
-    keyframe_hz: rate of samples and annotations. sweep_hz: rate of the images between them, None for none.
-    map_name: location of the map instead of the log's own (one log only). progress: called with each id when written.
+    Options as in WriteOptions; progress: called with each id when written. One log at a time is held in memory.
     Raises InputError: ``out`` holds something already, no log, two logs of one id, or a log that cannot be written.
     """
-    out = Path(out)
+    out, options = Path(out), WriteOptions(version, keyframe_hz, sweep_hz, map_name, can_bus)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already; name a new folder, or remove it first")
-    if not re.fullmatch(r"[\w.-]+", version) or not keyframe_hz > 0 or (sweep_hz is not None and not sweep_hz > 0):
-        raise InputError(f"version {version!r} must be a plain name, keyframe_hz ({keyframe_hz}) and sweep_hz "
-                         f"({sweep_hz}) positive")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        writer = _Writer(work, version, keyframe_hz, sweep_hz, map_name, can_bus)
+        start_set(work, version)
+        ids: set[str] = set()
         for log in logs:
-            writer.add(log)
+            _check_next(log, ids, map_name)
+            write_scene(log, work, len(ids), options)
+            ids.add(log.id)
             if progress:
                 progress(log.id)
-        writer.finish()
+        merge_set(work, version)
         work.chmod(0o755)
         os.replace(work, out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
     return out
+
+
+def _check_next(log: Log, ids: set[str], map_name: str | None) -> None:
+    if log.id in ids:
+        raise InputError(f"two logs have the id {log.id!r}; ids must differ")
+    if map_name and ids:
+        raise InputError(f"map_name={map_name!r} holds one map, so only one log; leave it out for several")
+
+
+def write_scene(log: Log, root: Path, number: int, options: WriteOptions = WriteOptions()) -> dict[str, Any]:
+    """One log as the scene ``number`` (from 0) of the set ``root``, whose tables ``merge_set`` writes from all scenes.
+
+    Images, maps, CAN bus and extras go to their places, the rows of the tables into a file of the scene's own, last
+    and whole: a scene without one was cut off. Returns what write_part does. Processes may write scenes side by side.
+    """
+    writer = _Writer(_Scene(log, scene_name(number), options.keyframe_hz, options.sweep_hz), root, options)
+    return write_part(root, options.version, writer.scene.name, writer.write(), log=log.id, split=log.split,
+                      channels=writer.channels, frames=writer.frames)
 
 
 def convert(source: str, out: Path, log_ids: Iterable[str] | None = None, **options: Any) -> Path:
@@ -89,8 +118,16 @@ def convert(source: str, out: Path, log_ids: Iterable[str] | None = None, **opti
     return write_nuscenes((opened.load(name) for name in names), Path(out), **options)
 
 
-def _scene_names() -> Iterator[str]:
-    yield from (f"scene-{number:04d}" for number in range(1, 10_000) if number not in NO_CAN_SCENES)
+def _scene_numbers() -> Iterator[int]:
+    yield from (number for number in range(1, 10_000) if number not in NO_CAN_SCENES)
+
+
+def scene_name(number: int) -> str:
+    """The name of the scene ``number``, counted from 0; the devkit opens the CAN bus of every one of them."""
+    found = next(islice(_scene_numbers(), number, None), None)
+    if found is None:
+        raise InputError("nuScenes numbers its scenes with four digits: write fewer than 10,000 logs a data set")
+    return f"scene-{found:04d}"
 
 
 def _nearest(times_us: IntArray, at_us: IntArray) -> IntArray:
@@ -184,41 +221,16 @@ class _Scene:
 
 
 class _Writer:
-    """Collects the tables and writes every other file as the logs come in."""
+    """Collects one scene's rows of the tables, and writes every other file."""
 
-    def __init__(self, root: Path, version: str, keyframe_hz: float, sweep_hz: float | None, map_name: str | None,
-                 can_bus: bool) -> None:
-        self.root, self.version, self.keyframe_hz, self.sweep_hz = root, version, keyframe_hz, sweep_hz
-        self.map_name, self.can_bus, self.names = map_name, can_bus, _scene_names()
-        self.tables: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
-        self.splits: dict[str, list[str]] = {}
-        self.ids: set[str] = set()
+    def __init__(self, scene: _Scene, root: Path, options: WriteOptions) -> None:
+        self.scene, self.root, self.options, self.frames = scene, root, options, 0
+        self.tables: dict[str, list[dict[str, Any]]] = {table: [] for table in SCENE_TABLES}
         self.channels: dict[str, str] = {}
-        self._fixed_tables()
 
-    def _fixed_tables(self) -> None:
-        def named(table: str, names: Iterable[str]) -> list[dict[str, Any]]:
-            return [{"token": token(table, name), "name": name, "description": ""} for name in names]
-
-        self.tables["category"] = named("category", (name for name in CATEGORY_OF if name != "vehicle.ego"))
-        self.tables["attribute"] = named("attribute", ATTRIBUTES)
-        self.tables["visibility"] = [{"token": key, "level": level, "description": f"{level[1:]}% of it is visible"}
-                                     for key, level in VISIBILITY.items()]
-        cloud = self.root / EMPTY_CLOUD
-        cloud.parent.mkdir(parents=True)
-        cloud.write_bytes(np.zeros((1, 5), np.float32).tobytes())  # x, y, z, intensity, ring: one point at the sensor
-
-    def add(self, log: Log) -> None:
-        """One log as one scene."""
-        if log.id in self.ids:
-            raise InputError(f"two logs have the id {log.id!r}; ids must differ")
-        if self.map_name and self.ids:
-            raise InputError(f"map_name={self.map_name!r} holds one map, so only one log; leave it out for several")
-        self.ids.add(log.id)
-        name = next(self.names, None)
-        if name is None:
-            raise InputError("nuScenes numbers its scenes with four digits: write fewer than 10,000 logs a data set")
-        scene = _Scene(log, name, self.keyframe_hz, self.sweep_hz)
+    def write(self) -> dict[str, list[dict[str, Any]]]:
+        """Everything; returns the rows."""
+        scene, log = self.scene, self.scene.log
         samples = self._samples(scene)
         location = self._log_and_map(scene)
         missing = self._images(scene, samples)
@@ -229,10 +241,11 @@ class _Writer:
         if log.map is not None:
             write_expansion(log.map, log.signals, log.id, scene.shift_m, scene.canvas_m,
                             self.root / "maps" / "expansion" / f"{location}.json")
-        if self.can_bus:
+        if self.options.can_bus:
             body = scene.ego.world_from_body.copy()
             body[:, :2, 3] += scene.shift_m
             write_can(replace(scene.ego, world_from_body=body), self.root / "can_bus", scene.name)
+        return self.tables
 
     def _samples(self, scene: _Scene) -> list[dict[str, Any]]:
         samples = [{"token": scene.token("sample", k), "timestamp": int(t), "scene_token": scene.token("scene")}
@@ -247,13 +260,13 @@ class _Writer:
             "token": scene.token("scene"), "log_token": scene.token("log"), "nbr_samples": len(samples),
             "name": scene.name, "description": ". ".join(captions) or scene.log.id,
             "first_sample_token": samples[0]["token"], "last_sample_token": samples[-1]["token"]})
-        self.splits.setdefault(scene.log.split, []).append(scene.name)
 
     def _log_and_map(self, scene: _Scene) -> str:
         plain = re.sub(r"[^A-Za-z0-9_-]+", "-", scene.log.location).strip("-") or "unknown"
-        location = self.map_name or f"{plain}-{scene.name[-4:]}"
+        location = self.options.map_name or f"{plain}-{scene.name[-4:]}"
+        day = np.datetime_as_string(np.datetime64(int(scene.keys_us[0]), "us"), "D")
         self.tables["log"].append({"token": scene.token("log"), "logfile": scene.log.id, "vehicle": scene.log.rig.name,
-                                   "date_captured": "1970-01-01", "location": location})
+                                   "date_captured": str(day), "location": location})
         made = scene.token("map")
         self.tables["map"].append({"token": made, "category": "semantic_prior", "filename": f"maps/{made}.png",
                                    "log_tokens": [scene.token("log")]})
@@ -300,6 +313,7 @@ class _Writer:
         for timestamp_us, camera, is_key in sorted(due, key=lambda image: image[0]):
             try:
                 self._picture(scene.log, camera, timestamp_us, self.root / scene.file(camera, timestamp_us, is_key))
+                self.frames += 1
             except FrameError:
                 missing.append((camera, timestamp_us))
         return missing
@@ -348,7 +362,7 @@ class _Writer:
             _links(records)
             self.tables["sample_annotation"] += records
             self.tables["instance"].append({
-                "token": instance, "category_token": token("category", NAME_OF[track.category]),
+                "token": instance, "category_token": token("category", category_name(track)),
                 "nbr_annotations": len(records), "first_annotation_token": records[0]["token"],
                 "last_annotation_token": records[-1]["token"]})
         return kept
@@ -357,7 +371,7 @@ class _Writer:
     def _box(scene: _Scene, track: Track, instance: str, sample: dict[str, Any], position: FloatArray, yaw: float,
              speed: float) -> dict[str, Any]:
         length, width, height = (float(side) for side in track.size_lwh_m)
-        attribute = attribute_name(track.category, speed)
+        attribute = attribute_name(track.category, speed, _parked(track))
         return {"token": scene.token("sample_annotation", track.id, sample["timestamp"]),
                 "sample_token": sample["token"], "instance_token": instance, "visibility_token": "4",
                 "attribute_tokens": [token("attribute", attribute)] if attribute else [],
@@ -372,19 +386,9 @@ class _Writer:
             ego_us=scene.ego.timestamps_us, rendered=log.frames.rendered, tracks=tracks, map=log.map,
             signals=log.signals, look=log.look, texts=log.texts, reasons=log.reasons, licence=log.licence,
             location=log.location, split=log.split, metadata=log.metadata, missing=tuple(missing))
-        path = extras_path(self.root / self.version, scene.name)
+        path = extras_path(self.root / self.options.version, scene.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(to_json(extras)))
-
-    def finish(self) -> None:
-        """The tables, once all logs are in."""
-        if not self.ids:
-            raise InputError("no log was given; a nuScenes data set needs one at least")
-        self.tables["sensor"] = [{"token": token("sensor", channel), "channel": channel, "modality": modality}
-                                 for channel, modality in self.channels.items()]
-        for table, records in self.tables.items():
-            (self.root / self.version / f"{table}.json").write_text(json.dumps(records))
-        (self.root / self.version / "splits.json").write_text(json.dumps(self.splits))
 
 
 def _mix(values: FloatArray, before: IntArray, after: IntArray, weight: FloatArray) -> FloatArray:
@@ -405,4 +409,12 @@ def _track_extras(track: Track, before: IntArray, after: IntArray, weight: Float
     return TrackExtras(
         track.id, track.category, track.color_rgb, None if track.brake is None else track.brake[last],
         None if track.indicator is None else track.indicator[last],
-        None if track.velocity_mps is None else _mix(track.velocity_mps, before, after, weight))
+        None if track.velocity_mps is None else _mix(track.velocity_mps, before, after, weight),
+        None if track.siren is None else track.siren[last])
+
+
+def _parked(track: Track) -> bool:
+    """Stands for as long as it is known, and never on its brakes."""
+    known = track.position_m[track.valid]
+    braked = track.brake is not None and bool(track.brake[track.valid].any())
+    return not braked and bool((np.ptp(known, axis=0) < PARKED_M).all())

@@ -10,7 +10,7 @@ from drive_wm.geometry import interpolate_poses
 from drive_wm.types import ByteArray, FrameError, IntArray, Log, RoadMap
 
 if TYPE_CHECKING:
-    from drive_wm.render import Renderer
+    from drive_wm.render import Labels, Renderer
 
 
 class NoFrames:
@@ -52,7 +52,17 @@ class RenderedFrames:
             self._newest = (timestamp_us, self._draw(timestamp_us))
         return self._newest[1][camera]
 
+    def labels(self, timestamp_us: int) -> dict[str, Labels]:
+        """Camera -> class, depth and instance of every pixel of the image at that time; raises FrameError.
+
+        Instances count the agents that ``render.agents_at`` gives for that time.
+        """
+        return self._moment(timestamp_us, "labels")
+
     def _draw(self, timestamp_us: int) -> dict[str, ByteArray]:
+        return self._moment(timestamp_us, "draw")
+
+    def _moment(self, timestamp_us: int, what: str) -> dict[str, Any]:
         from drive_wm import render
 
         log = self._log
@@ -63,6 +73,5 @@ class RenderedFrames:
             )
         if self._renderer is None:
             self._renderer = render.Renderer(log.map or RoadMap(log.id), log.look, log.signals)
-        return self._renderer.draw(
-            log.rig, pose[0], render.agents_at(log, timestamp_us), render.signals_at(log, timestamp_us)
-        )
+        draw = self._renderer.labels if what == "labels" else self._renderer.draw
+        return draw(log.rig, pose[0], render.agents_at(log, timestamp_us), render.signals_at(log, timestamp_us))

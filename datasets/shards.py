@@ -1,27 +1,31 @@
-"""Packed clips for training: one safetensors file a log, read by memory map, addressed by training step alone.
+"""Logs packed for training, and windows drawn from them: a batch is a pure function of (seed, step).
 
-A batch is a pure function of (seed, step), so that a resumed run reads exactly what an uninterrupted one would have.
+So a run that was killed resumes at a sample by its step's number alone, in any number of threads or processes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from drive_wm.datasets.clips import make_clip, nearest_agents
 from drive_wm.datasets.rigs import at_height
 from drive_wm.datasets.routes import ROUTE_DISTANCES_M, route_ahead
-from drive_wm.geometry import xyyaw_from_pose
-from drive_wm.types import AGENT_COLUMNS, Camera, Cause, Clip, Explanation, FloatArray, InputError, Log, Look, Rig
+from drive_wm.datasets.shard_file import FORMAT, Shard, ShardFacts, write_shard
+from drive_wm.datasets.shard_store import ShardStore, upload, write_index
+from drive_wm.types import ByteArray, Clip, FloatArray, InputError, IntArray, Log
 
-FORMAT = "drive_wm.shard@1"
+ORDERS = ("weighted", "shuffled", "sequential")
+READY = "shards:"  # a source text that names what is packed already
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,20 @@ class ShardSpec:
     end_s: float = 1e9
     layout: bool = True
     min_steps: int = 8
+    codec: str = "none"  # "lz4" or "zstd" where a disk or a network is slower than a core
 
 
-def rig_to_json(rig: Rig) -> dict[str, Any]:
-    return {"name": rig.name, "cameras": [
-        {"name": c.name, "width": c.width, "height": c.height, "intrinsics": np.asarray(c.intrinsics).tolist(),
-         "rig_from_camera": np.asarray(c.rig_from_camera).tolist()} for c in rig.cameras]}
+class FrameEncoder(Protocol):
+    """A trained tokenizer as packing uses it; it travels to worker processes."""
+
+    fingerprint: str
+
+    def __call__(self, images: ByteArray) -> ByteArray:
+        """(N, H, W, 3) uint8 -> (N, h, w, D) uint8 digits."""
+        ...
 
 
-def rig_from_json(value: dict[str, Any]) -> Rig:
-    return Rig(value["name"], tuple(
-        Camera(c["name"], c["width"], c["height"], np.array(c["intrinsics"]), np.array(c["rig_from_camera"]))
-        for c in value["cameras"]))
-
-
-def reason_from_json(value: dict[str, Any] | None) -> Explanation | None:
-    if value is None:
-        return None
-    causes = tuple(Cause(**{**c, "position_m": tuple(c["position_m"]) if c["position_m"] else None})
-                   for c in value["causes"])
-    return Explanation(**{**value, "causes": causes})
+# --- packing ------------------------------------------------------------------------------------------------------
 
 
 def clips_of(log: Log, spec: ShardSpec) -> Iterable[tuple[Clip, FloatArray]]:
@@ -71,143 +69,141 @@ def clips_of(log: Log, spec: ShardSpec) -> Iterable[tuple[Clip, FloatArray]]:
         yield clip, route_ahead(log, clip.ego)
 
 
-def write_shard(clip: Clip, route: FloatArray, source: str, path: Path) -> None:
-    from safetensors.numpy import save_file
-
-    arrays: dict[str, Any] = {f"frames/{i}": clip.frames[c] for i, c in enumerate(clip.rig.names)}
-    if clip.layout is not None:
-        arrays |= {f"layout/{i}": clip.layout[c] for i, c in enumerate(clip.rig.names)}
-    arrays |= {"frames_valid": clip.frames_valid, "ego": clip.ego, "ego_valid": clip.ego_valid, "actions": clip.actions,
-               "actions_valid": clip.actions_valid, "agents": clip.agents.astype(np.float32),
-               "agents_valid": clip.agents_valid, "route": route.astype(np.float32),
-               "timestamps_us": clip.timestamps_us}
-    reasons = [None if r is None else asdict(r) for r in clip.reasons]
-    meta = {"format": FORMAT, "log_id": clip.log_id, "source": source, "licence": clip.licence,
-            "rate_hz": clip.rate_hz, "rig": rig_to_json(clip.rig), "look": asdict(clip.look),
-            "agent_ids": list(clip.agent_ids), "reasons": reasons}
-    temporary = path.with_suffix(".tmp")
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, str(temporary), {"drive_wm": json.dumps(meta)})
-    os.replace(temporary, path)
+def tokenized(clip: Clip, encode: FrameEncoder | None) -> Clip:
+    """The clip with digits in place of its frames; itself where there is no encoder."""
+    if encode is None:
+        return clip
+    return replace(clip, frames={}, digits={name: encode(clip.frames[name]) for name in clip.rig.names})
 
 
-def _pack_one(job: tuple[str, str, str, ShardSpec]) -> list[str]:
+def file_name(text: str, also: str = "@.") -> str:
+    """Letters, digits, '-', '_' and ``also`` of a text; the rest becomes '_'."""
+    return "".join(c if c.isalnum() or c in "-_" + also else "_" for c in text)
+
+
+def _pack_one(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> list[str]:
     """One log, in a worker process: its shards, named by log and phase; what exists is kept."""
     import cv2
 
+    from drive_wm.datasets.health import load_fit
     from drive_wm.datasets.sources import open_source
 
     cv2.setNumThreads(1)
-    source, log_id, out, spec = job
-    done = Path(out) / f"{log_id}.done"
+    source, log_id = job
+    stem = file_name(log_id)
+    done = out / f"{stem}.done"
     if done.exists():
         return json.loads(done.read_text())
     names = []
-    for phase, (clip, route) in enumerate(clips_of(open_source(source).load(log_id), spec)):
-        name = f"{log_id}.{phase}.safetensors"
-        write_shard(clip, route, source, Path(out) / name)
+    log = load_fit(open_source(source), log_id)
+    for phase, (clip, route) in enumerate(clips_of(log, spec)):
+        name = f"{stem}.{phase}.safetensors"
+        write_shard(tokenized(clip, encode), route, source, out / name, weight=float(log.metadata.get("weight", 1.0)),
+                    tokenizer=encode.fingerprint if encode else "", lineage=log.metadata.get("lineage"),
+                    codec=spec.codec)
         names.append(name)
-    done.write_text(json.dumps(names))
+    _write_text(done, json.dumps(names))
     return names
 
 
+def _repack_one(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> list[str]:
+    """One shard of another folder, compressed or tokenized anew."""
+    source, name = job
+    if not (out / name).exists():
+        shard = Shard(ShardStore(source.removeprefix(READY)).local(name))
+        clip, route = shard.read(0, shard.steps)
+        if encode is not None and clip.digits is not None:
+            raise InputError(f"{shard.path}: holds tokens already; give the shards with the frames")
+        kept = encode.fingerprint if encode else shard.facts.tokenizer
+        write_shard(tokenized(clip, encode), route, shard.meta["source"], out / name, weight=shard.facts.weight,
+                    tokenizer=kept, lineage=shard.meta.get("lineage"), codec=spec.codec)
+    return [name]
+
+
+def _pack(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> list[str]:
+    return (_repack_one if job[0].startswith(READY) else _pack_one)(job, out, spec, encode)
+
+
+def _mapped(work: Callable[[tuple[str, str]], list[str]], jobs: list[tuple[str, str]],
+            workers: int) -> Iterator[list[str]]:
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(work, jobs, chunksize=4)
+
+
 def build_shards(sources: Iterable[str], out: Path, spec: ShardSpec = ShardSpec(), *, workers: int = 1,
+                 encode: FrameEncoder | None = None,
                  progress: Callable[[int, int], None] | None = None) -> list[Path]:
-    """All logs of the sources as shards under ``out``; resumable, the same bytes on any number of workers."""
+    """All logs of the sources as shards under ``out``; resumable, the same bytes on any number of workers.
+
+    A source ``shards:ADDRESS`` is packed already: its clips are copied as they are, or tokenized by ``encode``.
+    """
     from drive_wm.datasets.sources import open_source
 
     out.mkdir(parents=True, exist_ok=True)
-    stamp, text = out / "spec.json", json.dumps(asdict(spec), sort_keys=True)
-    if stamp.exists() and stamp.read_text() != text:
-        raise InputError(f"{out} holds shards made with other settings; give another folder or delete it")
-    stamp.write_text(text)
-    jobs = [(source, log_id, str(out), spec) for source in sources for log_id in open_source(source).log_ids()]
+    _stamp(out, spec, encode)
+    jobs: list[tuple[str, str]] = []
+    for source in sources:
+        ready = source.startswith(READY)
+        names = ShardStore(source.removeprefix(READY)).names() if ready else open_source(source).log_ids()
+        jobs += [(source, name) for name in names]
+    work = functools.partial(_pack, out=out, spec=spec, encode=encode)
     paths: list[Path] = []
-    if workers <= 1:
-        results: Iterable[list[str]] = map(_pack_one, jobs)
-        return _collect(results, out, len(jobs), paths, progress)
-    with ProcessPoolExecutor(workers) as pool:
-        return _collect(pool.map(_pack_one, jobs, chunksize=4), out, len(jobs), paths, progress)
-
-
-def _collect(results: Iterable[list[str]], out: Path, total: int, paths: list[Path],
-             progress: Callable[[int, int], None] | None) -> list[Path]:
-    for i, names in enumerate(results):
+    for i, names in enumerate(_mapped(work, jobs, workers)):
         paths.extend(out / name for name in names)
         if progress:
-            progress(i + 1, total)
+            progress(i + 1, len(jobs))
     if not paths:
         raise InputError("no clip could be made: every log is shorter than the clip that was asked for")
+    write_index(out)
     return paths
 
 
-class Shard:
-    """One packed clip on disk."""
+def _stamp(out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> None:
+    settings = asdict(spec) | ({"tokenizer": encode.fingerprint} if encode else {})
+    stamp, text = out / "spec.json", json.dumps(settings, sort_keys=True)
+    if stamp.exists() and stamp.read_text() != text:
+        raise InputError(f"{out} holds shards made with other settings; give another folder or delete it")
+    _write_text(stamp, text)
 
-    def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
 
-        self.path = path
-        try:
-            with safe_open(str(path), "np") as f:
-                meta = json.loads((f.metadata() or {}).get("drive_wm", "{}"))
-                self.keys = set(f.keys())
-                if meta.get("format") == FORMAT:
-                    self.speed = np.abs(f.get_tensor("actions")[:, 0])
-                    self.ego = f.get_tensor("ego")
-                    self.usable = f.get_tensor("frames_valid").any(1) & f.get_tensor("ego_valid")
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} is not a readable shard ({error}); delete it and pack again") from None
-        if meta.get("format") != FORMAT:
-            raise InputError(f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}; pack again")
-        self.meta = meta
-        self.rig = rig_from_json(meta["rig"])
-        self.steps = len(self.usable)
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """Clips of one signature can stand in one batch."""
-        return tuple((c.height, c.width) for c in self.rig.cameras)
 
-    def window_weights(self, steps: int) -> FloatArray:
-        """One weight a start: 0 where a step has no image or pose, little where the ego stands, more where it turns."""
-        count = self.steps - steps + 1
-        if count <= 0:
-            return np.zeros(0)
-        yaw = np.unwrap(xyyaw_from_pose(self.ego)[:, 2])
-        weights = np.zeros(count)
-        for s in range(count):
-            if self.usable[s:s + steps].all():
-                turn = abs(yaw[s + steps - 1] - yaw[s])
-                speeds = self.speed[min(s, len(self.speed) - 1):max(s + steps - 1, s + 1)]
-                moving = np.mean(speeds) > 0.5 if len(self.speed) else False
-                weights[s] = (1.0 if moving else 0.2) * (1 + min(2.0, 2 * turn))
-        return weights
+def pack_sources(sources: Sequence[str], root: Path, spec: ShardSpec, *, workers: int = 1,
+                 encode: FrameEncoder | None = None, progress: Callable[[int, int], None] | None = None,
+                 to: str = "") -> list[Path]:
+    """Each source in a folder of its own below ``root``, so that sources can be mixed by weight; what is done is kept.
 
-    def read(self, start: int, steps: int, cameras: list[int] | None = None) -> tuple[Clip, FloatArray]:
-        """Steps [start, start + steps) with the cameras asked for (indices, in that order), and the route (T, 8, 2)."""
-        from safetensors import safe_open
+    ``to``: an fsspec address to which the folders are copied as well. Returns the folders.
+    """
+    folders = []
+    for source in sources:
+        folder = root / file_name(source, "")[-80:]
+        if not (folder / "complete").exists():
+            build_shards([source], folder, spec, workers=workers, encode=encode, progress=progress)
+            _write_text(folder / "complete", source)
+        if to:
+            upload(folder, f"{to.rstrip('/')}/{folder.name}")
+        folders.append(folder)
+    return folders
 
-        cameras = list(range(len(self.rig.cameras))) if cameras is None else cameras
-        names = [self.rig.names[i] for i in cameras]
-        part = slice(start, start + steps)
-        with safe_open(str(self.path), "np") as f:
-            def get(key: str) -> Any:
-                return f.get_slice(key)[part]
 
-            frames = {n: get(f"frames/{i}") for i, n in zip(cameras, names)}
-            layout = {n: get(f"layout/{i}") for i, n in zip(cameras, names)} if "layout/0" in self.keys else None
-            agents = np.zeros((steps, 0, len(AGENT_COLUMNS)))
-            if "agents" in self.keys:
-                agents = np.asarray(get("agents"), np.float64)
-            moves = slice(start, start + steps - 1)
-            clip = Clip(
-                self.meta["log_id"], self.rig.subset(names), self.meta["rate_hz"], get("timestamps_us"), frames,
-                get("frames_valid")[:, cameras], get("ego"), get("ego_valid"), f.get_tensor("actions")[moves],
-                f.get_tensor("actions_valid")[moves], agents, get("agents_valid"),
-                tuple(self.meta["agent_ids"]), layout,
-                tuple(reason_from_json(r) for r in self.meta["reasons"][part]) if self.meta["reasons"] else (),
-                Look(**self.meta["look"]), self.meta["licence"])
-            return clip, get("route")
+def find_shards(folder: Path | str, cache: Path | None = None) -> list[Shard]:
+    """The shards of a folder or an fsspec address; those of an address are fetched as they are needed."""
+    shards = ShardStore(folder, cache).shards()
+    if not shards:
+        raise InputError(f"{folder} holds no shards; make them with: "
+                         f"drive-wm data pack --source town:0-99 --out {folder}")
+    return shards
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -218,55 +214,111 @@ class Sample:
     route: FloatArray
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """Windows that can stand in one batch: shard and first step of each, and the cumulative weights to draw by."""
+
+    share: float
+    shards: list[Shard]
+    shard_of: IntArray
+    start_of: IntArray
+    cumulative: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.start_of)
+
+    @property
+    def cameras(self) -> int:
+        return len(self.shards[self.shard_of[0]].facts.sizes)
+
+
 class WindowSampler:
-    """Draws batches of windows: ``batch(step)`` is a pure function of (seed, step).
+    """Batches of windows: ``batch(step)`` is a pure function of (seed, step), and so needs no state to resume.
 
     ``weights``: the share of each group of shards (one group a folder); within a group shards of one signature batch
-    together, chosen by the weight of their windows.
+    together. ``order``: "weighted" draws windows by their weight, with replacement, for ever; "shuffled" and
+    "sequential" go through all windows pass after pass, the groups mixed by ``weights`` where they are given (a window
+    then comes more than once a pass, or not in each), and "sequential" leaves cameras and windows in their order.
     """
 
     def __init__(self, groups: list[list[Shard]], steps: int, batch_size: int, seed: int, *,
                  weights: list[float] | None = None, agents: int = 16, camera_dropout: float = 0.3,
-                 anchor: int = 3) -> None:
-        self.steps, self.batch_size, self.seed = steps, batch_size, seed
-        self.agents, self.camera_dropout, self.anchor = agents, camera_dropout, anchor
-        self.pools: list[tuple[float, list[tuple[Shard, int]], FloatArray]] = []
+                 anchor: int = 3, order: str = "weighted") -> None:
+        if order not in ORDERS:
+            raise InputError(f"order {order!r}, expected one of {', '.join(ORDERS)}")
+        if weights and len(weights) != len(groups):
+            raise InputError(f"{len(weights)} weights for {len(groups)} sources; give one a source, or none")
+        self.steps, self.batch_size, self.seed, self.order = steps, batch_size, seed, order
+        self.agents, self.anchor, self.weighted = agents, anchor, bool(weights)
+        self.camera_dropout = 0.0 if order == "sequential" else camera_dropout
+        self.pools: list[_Pool] = []
         for shards, share in zip(groups, weights or [1.0] * len(groups)):
             self._add(shards, share)
         if not self.pools:
             raise InputError(f"no clip is {steps} steps long with an image and a pose at every step")
-        total = sum(share for share, _, _ in self.pools)
-        self.shares = np.array([share / total for share, _, _ in self.pools])
+        total = sum(pool.share for pool in self.pools)
+        self.shares = np.array([pool.share / total for pool in self.pools])
+        self._pass: tuple[int, list[tuple[int, IntArray]]] | None = None
 
     def _add(self, shards: list[Shard], share: float) -> None:
-        by_signature: dict[tuple[Any, ...], tuple[list[tuple[Shard, int]], list[float]]] = {}
-        for shard in shards:
-            entry = by_signature.setdefault(shard.signature, ([], []))
-            for start, weight in enumerate(shard.window_weights(self.steps)):
-                if weight > 0:
-                    entry[0].append((shard, start))
-                    entry[1].append(float(weight))
-        whole = sum(sum(w) for _, w in by_signature.values())
-        for windows, window_weights in by_signature.values():
-            if windows:
-                cumulative = np.cumsum(window_weights)
-                self.pools.append((share * cumulative[-1] / whole, windows, cumulative / cumulative[-1]))
+        by_signature: dict[tuple[Any, ...], list[tuple[int, FloatArray]]] = {}
+        for i, shard in enumerate(shards):
+            by_signature.setdefault(shard.signature, []).append((i, shard.window_weights(self.steps)))
+        whole = sum(float(w.sum()) for entries in by_signature.values() for _, w in entries)
+        for entries in by_signature.values():
+            weights = np.concatenate([w for _, w in entries])
+            shard_of = np.concatenate([np.full(len(w), i) for i, w in entries])
+            start_of = np.concatenate([np.arange(len(w)) for _, w in entries])
+            some = weights > 0
+            if some.any():
+                cumulative = np.cumsum(weights[some])
+                self.pools.append(_Pool(share * cumulative[-1] / whole, shards, shard_of[some], start_of[some],
+                                        cumulative / cumulative[-1]))
 
     @property
     def windows(self) -> int:
-        return sum(len(windows) for _, windows, _ in self.pools)
+        return sum(map(len, self.pools))
+
+    @property
+    def batches_a_pass(self) -> int:
+        """Batches until every window was read once, and in which a weighted draw reads as many."""
+        return sum(-(-len(pool) // self.batch_size) for pool in self.pools)
 
     def batch(self, step: int) -> list[Sample]:
         rng = np.random.default_rng((self.seed, step))
-        _, windows, cumulative = self.pools[int(rng.choice(len(self.pools), p=self.shares))]
-        cameras = self._cameras(rng, len(windows[0][0].rig.cameras))
-        picks = np.searchsorted(cumulative, rng.random(self.batch_size), side="right")
-        samples = []
-        for i in np.minimum(picks, len(windows) - 1):
-            shard, start = windows[i]
-            clip, route = shard.read(start, self.steps, cameras)
-            samples.append(Sample(nearest_agents(clip, self.agents, min(self.anchor, self.steps - 1)), route))
-        return samples
+        if self.order == "weighted":
+            pool = self.pools[int(rng.choice(len(self.pools), p=self.shares))]
+            cameras = self._cameras(rng, pool.cameras)
+            picks: Any = np.searchsorted(pool.cumulative, rng.random(self.batch_size), side="right")
+            picks = np.minimum(picks, len(pool) - 1)
+        else:
+            number, picks = self._planned(step)
+            pool = self.pools[number]
+            cameras = self._cameras(rng, pool.cameras)
+        return [self._sample(pool.shards[pool.shard_of[i]], int(pool.start_of[i]), cameras) for i in picks]
+
+    def _sample(self, shard: Shard, start: int, cameras: list[int]) -> Sample:
+        clip, route = shard.read(start, self.steps, cameras)
+        return Sample(nearest_agents(clip, self.agents, min(self.anchor, self.steps - 1)), route)
+
+    def _planned(self, step: int) -> tuple[int, IntArray]:
+        number, place = divmod(step, self.batches_a_pass)
+        if self._pass is None or self._pass[0] != number:
+            self._pass = (number, self._plan(number))
+        return self._pass[1][place]
+
+    def _plan(self, number: int) -> list[tuple[int, IntArray]]:
+        """The batches of a pass: its pool and the windows in it; a pool's last batch is filled up with its first."""
+        rng = np.random.default_rng((self.seed, number, 1))
+        counts = [-(-len(pool) // self.batch_size) for pool in self.pools]
+        if self.weighted:
+            ends = np.round(np.cumsum(self.shares) * sum(counts)).astype(int)
+            counts = np.diff(ends, prepend=0).tolist()
+        plan: list[tuple[int, IntArray]] = []
+        for i, (pool, count) in enumerate(zip(self.pools, counts)):
+            order = np.arange(len(pool)) if self.order == "sequential" else rng.permutation(len(pool))
+            plan += [(i, row) for row in np.resize(order, count * self.batch_size).reshape(count, self.batch_size)]
+        return plan if self.order == "sequential" else [plan[j] for j in rng.permutation(len(plan))]
 
     def _cameras(self, rng: np.random.Generator, count: int) -> list[int]:
         """All of them, or with probability ``camera_dropout`` some, in any order: no camera is known by its index."""
@@ -276,12 +328,18 @@ class WindowSampler:
         return [int(i) for i in rng.permutation(count)[:keep]]
 
 
-def find_shards(folder: Path) -> list[Shard]:
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise InputError(f"{folder} holds no shards; make them with: "
-                         f"drive-wm data pack --source town:0-99 --out {folder}")
-    return [Shard(path) for path in paths]
+def prefetched(sampler: WindowSampler, start: int, stop: int, *, ahead: int = 4,
+               threads: int = 1) -> Iterator[list[Sample]]:
+    """The batches of steps [start, stop) in order, up to ``ahead`` of them read by threads while others are used."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[list[Sample]]] = deque()
+        for step in range(start, stop):
+            waiting.append(pool.submit(sampler.batch, step))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-__all__ = ["ROUTE_DISTANCES_M", "Sample", "Shard", "ShardSpec", "WindowSampler", "build_shards", "find_shards"]
+__all__ = ["FORMAT", "ROUTE_DISTANCES_M", "Sample", "Shard", "ShardFacts", "ShardSpec", "WindowSampler", "build_shards",
+           "find_shards", "pack_sources", "prefetched"]

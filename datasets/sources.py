@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,8 @@ SOURCES: dict[str, str] = {
     "nuscenes": "drive_wm.datasets.nuscenes:NuScenesSource",
     "argoverse2": "drive_wm.datasets.argoverse2:Argoverse2Source",
     "drive_folder": "drive_wm.datasets.drive_folder:DriveFolderSource",
+    "physical_ai": "drive_wm.datasets.physical_ai:PhysicalAISource",
+    "curated": "drive_wm.datasets.curated:CuratedSource",
 }
 
 
@@ -70,11 +73,37 @@ def source_class(kind: str) -> Any:
         raise InputError(f"source kind {kind!r} needs {kinds[kind]}, which cannot be imported: {error}") from error
 
 
-def open_source(text: str) -> Source:
+class MixedSource:
+    """The logs of several sources, one source after another; two logs of one id raise InputError."""
+
+    kind = "mixed"
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.owner: dict[str, tuple[str, Source]] = {}
+        for text in texts:
+            source = open_source(text)
+            for log_id in source.log_ids():
+                if log_id in self.owner:
+                    raise InputError(f"{self.owner[log_id][0]} and {text} both have a log {log_id!r}; give one of them")
+                self.owner[log_id] = (text, source)
+
+    def log_ids(self) -> list[str]:
+        return list(self.owner)
+
+    def load(self, log_id: str) -> Log:
+        if log_id not in self.owner:
+            raise InputError(f"no log {log_id!r} in any of the sources{nearest(log_id, self.log_ids())}")
+        return self.owner[log_id][1].load(log_id)
+
+
+def open_source(text: str | Sequence[str]) -> Source:
     """Opens ``KIND:PATH``, such as ``drive_folder:recordings/monday``; relative paths start at the working directory.
 
-    Raises InputError for an unknown kind (naming the nearest one) and for a path that is not there.
+    Several texts are opened as one source. Raises InputError for an unknown kind (naming the nearest one) and for a
+    path that is not there.
     """
+    if not isinstance(text, str):
+        return open_source(text[0]) if len(text) == 1 else MixedSource(text)
     kind, colon, rest = text.partition(":")
     if not colon or not kind:
         raise InputError(f"source {text!r}: expected KIND:PATH, such as drive_folder:recordings/monday; "

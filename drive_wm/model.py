@@ -154,9 +154,13 @@ class DriveWM:
     @torch.no_grad()
     def decode_tokens(self, tokens: Any) -> ByteArray:
         """(T, h, w, K) token ids -> (T, H, W, 3) uint8."""
-        digits = self.tokenizer.fsq.digits_of_tokens(torch.as_tensor(tokens, device=self.device))
+        return self.decode_digits(self.tokenizer.fsq.digits_of_tokens(torch.as_tensor(tokens, device=self.device)))
+
+    @torch.no_grad()
+    def decode_digits(self, digits: Any) -> ByteArray:
+        """(T, h, w, D) FSQ digits -> (T, H, W, 3) uint8."""
         with self._autocast():
-            return to_images(self.tokenizer.decode(digits))
+            return to_images(self.tokenizer.decode(torch.as_tensor(digits, device=self.device).long()))
 
     @torch.no_grad()
     def read(self, clip: Clip, prompt: str | None = None) -> Stream:

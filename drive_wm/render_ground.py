@@ -1,4 +1,4 @@
-"""The flat part of a map as polygons in painting order: surfaces, zebra stripes, paint and kerbs."""
+"""The flat part of a map as polygons in painting order: surfaces, islands, zebra stripes, paint and kerbs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from drive_wm.geometry import resample_polyline
+from drive_wm.geometry import points_in_polygon, resample_polyline
+from drive_wm.render_shapes import SEMANTIC
 from drive_wm.types import BoolArray, FloatArray, IntArray, Marking, RoadMap
 
 DASH_M, DASH_GAP_M = 3.0, 4.5
@@ -17,12 +18,16 @@ RIBBON_POINTS = 12  # a long line is cut into ribbons of so many points, so that
 PAINT_REACH_M = 70.0
 LEVEL_M = 0.05  # streets whose heights differ by less are level
 STRIPE_REACH_M = 45.0
+_CLASS = {"walkway": "walkway", "island": "walkway", "drivable": "road", "carpark": "road", "intersection": "road",
+          "crossing": "crossing", "stripe": "crossing", "white": "marking", "yellow": "marking", "curb": "kerb",
+          "cycle lane": "cycle lane"}
 
 
 @dataclass(frozen=True)
 class Flat:
     """Ground polygons near a place. points: (V, 3) relative to it. starts, counts, index, convex, reach_m: (P,).
 
+    ball_m: (P, 4), centres relative to it and radii around the polygons.
     slope: (2,) of the plane through that place that fits the points best, zero where they are level.
     """
 
@@ -32,6 +37,7 @@ class Flat:
     index: IntArray
     convex: BoolArray
     reach_m: FloatArray
+    ball_m: FloatArray
     slope: FloatArray
 
 
@@ -102,15 +108,41 @@ def _paint(marking: Marking) -> Iterator[tuple[str, FloatArray]]:
         yield color, ribbon(line[i : i + RIBBON_POINTS + 1], marking.width_m)
 
 
+def _islands(road_map: RoadMap) -> list[bool]:
+    """Which walkways lie wholly on the carriageway, and so on top of it."""
+    areas = [(area[:, :2].min(0), area[:, :2].max(0), area) for area in map(_open, road_map.drivable)]
+    out = []
+    for walkway in road_map.walkways:
+        points = _open(walkway)[:, :2]
+        low, high = points.min(0), points.max(0)
+        near = [area for a, b, area in areas if (low <= b).all() and (high >= a).all()]
+        out.append(bool(near) and bool(np.any([points_in_polygon(points, area) for area in near], axis=0).all()))
+    return out
+
+
+def _between(left: FloatArray, right: FloatArray) -> Iterator[FloatArray]:
+    """The strip between two lines of equally many points, in pieces that can be culled one by one."""
+    for i in range(0, len(left) - 1, RIBBON_POINTS):
+        part = slice(i, i + RIBBON_POINTS + 1)
+        yield np.concatenate([left[part], right[part][::-1]])
+
+
 def _layers(road_map: RoadMap) -> Iterator[tuple[str, FloatArray, float]]:
     """(kind of colour, polygon, greatest depth at which it is drawn) in painting order."""
     lanes = tuple(np.concatenate([lane.left_m, lane.right_m[::-1]]) for lane in road_map.lanes.values())
     drivable = road_map.drivable or lanes
-    for kind, polygons in (("walkway", road_map.walkways), ("drivable", drivable), ("carpark", road_map.carparks),
-                           ("intersection", road_map.intersections), ("crossing", road_map.crossings)):
+    raised = _islands(road_map)
+    walkways, islands = (tuple(w for w, up in zip(road_map.walkways, raised) if up is which) for which in (False, True))
+    for kind, polygons in (("walkway", walkways), ("drivable", drivable), ("carpark", road_map.carparks),
+                           ("intersection", road_map.intersections)):
+        yield from ((kind, _open(polygon), np.inf) for polygon in polygons)
+    for lane in road_map.lanes.values():
+        if lane.kind == "cycle" and not lane.is_intersection:
+            yield from (("cycle lane", _open(strip), np.inf) for strip in _between(lane.left_m, lane.right_m))
+    for kind, polygons in (("crossing", road_map.crossings), ("island", islands)):
         yield from ((kind, _open(polygon), np.inf) for polygon in polygons)
     for crossing in road_map.crossings:
-        yield from (("white", stripe, STRIPE_REACH_M) for stripe in stripes(crossing))
+        yield from (("stripe", stripe, STRIPE_REACH_M) for stripe in stripes(crossing))
     for marking in road_map.markings:
         for color, band in _paint(marking):
             yield color, band, PAINT_REACH_M
@@ -130,7 +162,10 @@ class Ground:
         self.convex = np.array([cv2.isContourConvex(shape) for shape in shapes], bool)
         low = np.array([p[:, :2].min(0) for _, p, _ in layers]).reshape(-1, 2)
         high = np.array([p[:, :2].max(0) for _, p, _ in layers]).reshape(-1, 2)
-        self.center, self.radius = (low + high) / 2, np.hypot(*(high - low).T) / 2
+        z = np.array([(p[:, 2].min(), p[:, 2].max()) for _, p, _ in layers]).reshape(-1, 2)
+        self.center = np.column_stack([(low + high) / 2, z.mean(1)])
+        self.radius = np.hypot(np.hypot(*(high - low).T), z[:, 1] - z[:, 0]) / 2
+        self.classes = np.array([SEMANTIC[_CLASS[kind]] for kind in self.kinds], np.uint8)
 
     def colors(self, palette: Mapping[str, object]) -> FloatArray:
         """(P, 3) of every polygon."""
@@ -138,11 +173,11 @@ class Ground:
 
     def near(self, origin: FloatArray, range_m: float) -> Flat:
         """The polygons that come within range_m of a place, and within their own reach of it."""
-        away = np.hypot(*(self.center - origin[:2]).T) - self.radius
+        away = np.hypot(*(self.center[:, :2] - origin[:2]).T) - self.radius
         index = np.flatnonzero(away < np.minimum(range_m, self.reach_m + 5.0))
         counts = self.counts[index]
         ends = np.cumsum(counts)
         rows = np.repeat(self.starts[index] - (ends - counts), counts) + np.arange(int(counts.sum()))
         points = (self.points[rows] - origin).astype(np.float32)
         return Flat(points, ends - counts, counts, index, self.convex[index], self.reach_m[index],
-                    _slope(points, range_m))
+                    np.column_stack([self.center[index] - origin, self.radius[index]]), _slope(points, range_m))

@@ -1,325 +1,299 @@
-"""What standing things are made of: coloured quads in a thing's own frame, and the light that falls on them.
+"""What agents are made of: quads of materials and classes in a thing's own frame.
 
-Frame of a shape: origin at its ground centre, x forward, y left, z up, metres. A quad carries a material; what a
-material looks like depends on the style ("picture" or "layout"), the light and the state of the thing.
+Frame of a shape: origin at its ground centre, x forward, y left, z up, metres. What a material looks like depends on
+the style, the light and the state of the thing (see render_light). ``fine`` shapes are for things close by.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from drive_wm.types import BoolArray, FloatArray, IntArray, Look
+from drive_wm.render_light import MATERIAL
+from drive_wm.types import BoolArray, FloatArray, IntArray
 
-# name: (picture colour, share of the instance's colour in a picture, the same two in a layout, emissive)
-_MATERIALS: dict[str, tuple[tuple[int, int, int], float, tuple[int, int, int], float, bool]] = {
-    "body": ((0, 0, 0), 1.0, (0, 0, 0), 1.0, False),
-    "trim": ((12, 12, 14), 0.35, (10, 10, 14), 0.45, False),
-    "glass": ((36, 44, 54), 0.0, (12, 14, 20), 0.35, False),
-    "wheel": ((22, 22, 24), 0.0, (16, 16, 18), 0.15, False),
-    "headlamp": ((255, 244, 214), 0.0, (255, 255, 255), 0.0, True),
-    "tail": ((150, 18, 22), 0.0, (110, 0, 60), 0.2, False),
-    "brake": ((255, 26, 30), 0.0, (255, 30, 160), 0.0, True),
-    "indicator": ((255, 158, 20), 0.0, (255, 160, 0), 0.0, True),
-    "skin": ((205, 160, 128), 0.0, (230, 180, 150), 0.0, False),
-    "trousers": ((38, 40, 58), 0.0, (20, 20, 40), 0.35, False),
-    "wood": ((84, 62, 44), 0.0, (36, 90, 36), 0.0, False),
-    "leaves": ((0, 0, 0), 1.0, (44, 132, 52), 0.0, False),
-    "metal": ((66, 68, 72), 0.0, (60, 60, 66), 0.0, False),
-    "housing": ((24, 24, 26), 0.0, (24, 24, 28), 0.0, False),
-    "wall": ((0, 0, 0), 1.0, (150, 100, 80), 0.5, False),
-    "band": ((20, 24, 34), 0.45, (0, 0, 0), 0.0, False),
-    "lit": ((255, 206, 112), 0.0, (0, 0, 0), 0.0, True),
-    "roof": ((40, 40, 44), 0.5, (120, 80, 64), 0.5, False),
-    "lamp off": ((46, 46, 50), 0.0, (40, 40, 46), 0.0, False),
-    "lamp green": ((34, 236, 96), 0.0, (0, 255, 80), 0.0, True),
-    "lamp yellow": ((255, 208, 32), 0.0, (255, 220, 0), 0.0, True),
-    "lamp red": ((255, 32, 28), 0.0, (255, 0, 0), 0.0, True),
-    # what a state decides: each becomes one of the above, or vanishes
-    "if brake": ((0, 0, 0), 0.0, (0, 0, 0), 0.0, True),
-    "if left": ((0, 0, 0), 0.0, (0, 0, 0), 0.0, True),
-    "if right": ((0, 0, 0), 0.0, (0, 0, 0), 0.0, True),
-    "if green": ((0, 0, 0), 0.0, (0, 0, 0), 0.0, True),
-    "if yellow": ((0, 0, 0), 0.0, (0, 0, 0), 0.0, True),
-    "if red": ((0, 0, 0), 0.0, (0, 0, 0), 0.0, True),
-}
-MATERIAL = {name: i for i, name in enumerate(_MATERIALS)}
-_ROWS = list(_MATERIALS.values())
-PICTURE_RGB = np.array([row[0] for row in _ROWS], np.float32)
-PICTURE_SHARE = np.array([row[1] for row in _ROWS], np.float32)
-LAYOUT_RGB = np.array([row[2] for row in _ROWS], np.float32)
-LAYOUT_SHARE = np.array([row[3] for row in _ROWS], np.float32)
-EMISSIVE = np.array([row[4] for row in _ROWS])
-LAYOUT_HIDDEN = np.isin(np.arange(len(_ROWS)), [MATERIAL["band"], MATERIAL["lit"]])
+SEMANTICS = ("sky", "road", "marking", "walkway", "crossing", "terrain", "building", "vegetation", "pole", "sign",
+             "traffic light", "kerb", "cycle lane", "car", "van", "truck", "bus", "motorcycle", "bicycle", "pedestrian",
+             "object", "furniture")
+SEMANTIC = {name: i for i, name in enumerate(SEMANTICS)}
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """quads: (Q, 4, 3) metres, in the order in which they are painted. normals: (Q, 3). materials: (Q,)."""
+    """quads: (Q, 4, 3) metres, in the order of painting. normals: (Q, 3). materials, classes (SEMANTICS): (Q,)."""
 
     quads: FloatArray
     normals: FloatArray
     materials: IntArray
+    classes: IntArray
 
     def without(self, hidden: BoolArray) -> Shape:
         """The shape less its quads of hidden materials; hidden: one flag a material."""
         keep = ~hidden[self.materials]
-        return Shape(self.quads[keep], self.normals[keep], self.materials[keep])
+        return Shape(self.quads[keep], self.normals[keep], self.materials[keep], self.classes[keep])
 
 
-class _Builder:
-    """Collects quads; a thing is a pile of convex parts painted one after the other."""
+class Builder:
+    """Collects quads of the class ``semantic``; a thing is a pile of convex parts painted one after the other."""
 
-    def __init__(self) -> None:
-        self.quads: list[FloatArray] = []
+    def __init__(self, semantic: str) -> None:
+        self.semantic = semantic
+        self.quads: list[Sequence[Sequence[float]]] = []
         self.materials: list[int] = []
+        self.classes: list[int] = []
 
-    def quad(self, corners: object, material: str) -> None:
-        """Four corners, counter-clockwise seen from outside."""
-        self.quads.append(np.asarray(corners, np.float32))
+    def quad(self, corners: Sequence[Sequence[float]], material: str) -> None:
+        """Four corners, counter-clockwise seen from outside; the last two may be the same."""
+        self.quads.append(corners)
         self.materials.append(MATERIAL[material])
+        self.classes.append(SEMANTIC[self.semantic])
 
-    def box(self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], material: str,
-            top: str | None = None, taper: float = 0.0, back: bool = True) -> None:
+    def box(self, x: Span, y: Span, z: Span, material: str, top: str | None = None, taper: float = 0.0,
+            back: bool = True) -> None:
         """Sides and top of a box; ``taper`` metres are taken off every upper edge; without ``back``, no rear face."""
-        (x0, x1), (y0, y1), (z0, z1) = x, y, z
-        t = min(taper, 0.45 * (x1 - x0), 0.45 * (y1 - y0))
-        a, b, c, d = (x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)
-        e, f, g, h = (x0 + t, y0 + t, z1), (x1 - t, y0 + t, z1), (x1 - t, y1 - t, z1), (x0 + t, y1 - t, z1)
+        t = min(taper, 0.45 * (x[1] - x[0]), 0.45 * (y[1] - y[0]))
+        self.frustum(x, y, (x[0] + t, x[1] - t), (y[0] + t, y[1] - t), z, material, top, back)
+
+    def frustum(self, x: Span, y: Span, top_x: Span, top_y: Span, z: Span, material: str, top: str | None = None,
+                back: bool = True) -> None:
+        """Sides and top of a solid between two rectangles; it may widen towards its top."""
+        a, b, c, d = ((u, v, z[0]) for u, v in ((x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])))
+        e, f, g, h = ((u, v, z[1]) for u, v in ((top_x[0], top_y[0]), (top_x[1], top_y[0]), (top_x[1], top_y[1]),
+                                                 (top_x[0], top_y[1])))
         for corners in ((a, b, f, e), (b, c, g, f), (c, d, h, g), (d, a, e, h))[: 4 if back else 3]:
             self.quad(corners, material)
         self.quad((e, f, g, h), top or material)
 
-    def plate(self, x: float, y: tuple[float, float], z: tuple[float, float], material: str,
-              front: bool = True) -> None:
+    def plate(self, x: float, y: Span, z: Span, material: str, front: bool = True) -> None:
         """An upright rectangle across the x axis, seen from the front (+x) or from behind."""
         y0, y1 = y if front else y[::-1]
         self.quad(((x, y0, z[0]), (x, y1, z[0]), (x, y1, z[1]), (x, y0, z[1])), material)
 
+    def flank(self, x: Span, y: float, z: Span, material: str, cut: float = 0.0) -> None:
+        """An upright rectangle along the x axis at y, seen from the side it lies on; ``cut`` narrows its upper edge."""
+        x0, x1, c = (*x, cut) if y < 0 else (x[1], x[0], -cut)
+        self.quad(((x0, y, z[0]), (x1, y, z[0]), (x1 - c, y, z[1]), (x0 + c, y, z[1])), material)
+
+    def octagon(self, x: float, z: float, radius_m: float, material: str, front: bool = True) -> None:
+        """An upright octagon across the x axis around height z: a trapezium, a rectangle, a trapezium."""
+        r, k = radius_m, 0.414 * radius_m
+        s = 1.0 if front else -1.0
+        for low, high, wide, narrow in ((-r, -k, k, r), (-k, k, r, r), (k, r, r, k)):
+            self.quad(((x, -s * wide, z + low), (x, s * wide, z + low), (x, s * narrow, z + high),
+                       (x, -s * narrow, z + high)), material)
+
     def shape(self) -> Shape:
-        quads = np.stack(self.quads)
+        quads = np.array(self.quads, np.float32)
         normal = np.cross(quads[:, 1] - quads[:, 0], quads[:, 2] - quads[:, 0])
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-        return Shape(quads, normal.astype(np.float32), np.array(self.materials))
+        return Shape(quads, normal.astype(np.float32), np.array(self.materials), np.array(self.classes))
 
 
-# --- agents -------------------------------------------------------------------------------------------------------
+def _shadow(b: Builder, long: float, w: float, grow: float = 0.12) -> None:
+    """What keeps a thing from floating: a dark patch under it, in pictures only."""
+    x, y = 0.5 * long + grow, 0.5 * w + grow
+    b.quad(((-x, -y, 0.0), (x, -y, 0.0), (x, y, 0.0), (-x, y, 0.0)), "shadow")
 
 
-def _lamps(b: _Builder, length: float, width: float, low: float, high: float) -> None:
-    """Head lamps, tail lamps, a bar across the back that only braking shows, and indicators at the corners."""
-    front, back, edge = length / 2 + 0.01, -length / 2 - 0.01, width / 2
+def _lamps(b: Builder, long: float, w: float, low: float, high: float, bar: Span | None = None) -> None:
+    """Head and tail lamps, a bar across the back that only braking shows, and indicators at the corners."""
+    front, back, edge, tall = long / 2 + 0.01, -long / 2 - 0.01, w / 2, high - low
     for side in (-1.0, 1.0):
         inner, outer = sorted((0.45 * side * edge, 0.96 * side * edge))
         b.plate(front, (inner, outer), (low, high), "headlamp")
         b.plate(back, (inner, outer), (low, high), "tail", front=False)
-    b.plate(back - 0.01, (-0.96 * edge, 0.96 * edge), (low, high), "if brake", front=False)
+    b.plate(back - 0.01, (-0.96 * edge, 0.96 * edge), (low, high + 0.2 * tall), "if brake", front=False)
+    if bar is not None:
+        b.plate(back - 0.01, (-0.4 * edge, 0.4 * edge), bar, "if brake", front=False)
     for side, name in ((1.0, "if left"), (-1.0, "if right")):
-        inner, outer = sorted((0.62 * side * edge, 1.0 * side * edge))
-        b.plate(front + 0.02, (inner, outer), (low, high), name)
-        b.plate(back - 0.02, (inner, outer), (low, high), name, front=False)
+        inner, outer = sorted((0.52 * side * edge, 1.04 * side * edge))
+        z = (low - 0.35 * tall, high + 0.35 * tall)
+        b.plate(front + 0.02, (inner, outer), z, name)
+        b.plate(back - 0.02, (inner, outer), z, name, front=False)
+        b.flank((0.5 * long - 0.55, 0.5 * long), side * (edge + 0.02), z, name)
 
 
-def _car(b: _Builder, long: float, w: float, h: float, cabin: tuple[float, float], waist: float) -> None:
+def _wheels(b: Builder, long: float, y: float, radius_m: float, at: tuple[float, ...]) -> None:
+    """Discs on both sides at these shares of the length."""
+    r = radius_m
+    for share in at:
+        x = share * long
+        for side in (-y, y):
+            b.flank((x - 0.6 * r, x + 0.6 * r), side, (0.0, 0.5 * r), "wheel", cut=-0.4 * r)
+            b.flank((x - r, x + r), side, (0.5 * r, 1.9 * r), "wheel", cut=0.45 * r)
+
+
+def _siren(b: Builder, x: Span, w: float, z: float) -> None:
+    for y, name in (((0.02, 0.4 * w), "if siren 1"), ((-0.4 * w, -0.02), "if siren 2")):
+        b.box(x, y, (z, z + 0.22), name)
+
+
+def _car(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    waist, low = 0.58, 0.16 if not fine else 0.19
     b.box((-0.46 * long, 0.46 * long), (-0.47 * w, 0.47 * w), (0.0, 0.24 * h), "wheel")
-    b.box((-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w), (0.16 * h, waist * h), "body")
-    _lamps(b, long, w, (0.5 * waist + 0.1) * h, (0.85 * waist + 0.02) * h)
-    b.box((cabin[0] * long, cabin[1] * long), (-0.45 * w, 0.45 * w), (waist * h, h), "glass", top="body",
-          taper=0.16 * h)
+    b.box((-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w), (low * h, waist * h), "body")
+    if fine:
+        _wheels(b, long, 0.505 * w, 0.21 * h, (-0.3, 0.31))
+        b.plate(0.5 * long + 0.01, (-0.34 * w, 0.34 * w), (0.2 * h, 0.33 * h), "trim")
+        b.plate(-0.5 * long - 0.01, (-0.17 * w, 0.17 * w), (0.28 * h, 0.36 * h), "plate", front=False)
+    _lamps(b, long, w, 0.39 * h, 0.52 * h)
+    b.box((-0.36 * long, 0.2 * long), (-0.45 * w, 0.45 * w), (waist * h, h), "glass", top="body", taper=0.16 * h)
+    _siren(b, (-0.1 * long, 0.0), w, h)
 
 
-def _lorry(b: _Builder, long: float, w: float, h: float) -> None:
+def _van(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    """A tall body with a short bonnet; windows only at the front, two small ones in the rear doors."""
+    b.box((-0.46 * long, 0.46 * long), (-0.47 * w, 0.47 * w), (0.0, 0.2 * h), "wheel")
+    nose, screen = 0.5 * long, 0.5 * long - min(0.9, 0.18 * long)
+    b.box((screen, nose), (-0.48 * w, 0.48 * w), (0.14 * h, 0.5 * h), "body", back=False)
+    b.frustum((-0.5 * long, screen), (-0.5 * w, 0.5 * w), (-0.5 * long, screen - 0.28 * h), (-0.5 * w, 0.5 * w),
+              (0.5 * h, h), "body")
+    b.box((-0.5 * long, screen), (-0.5 * w, 0.5 * w), (0.14 * h, 0.5 * h), "body")
+    b.quad(((screen + 0.03, -0.44 * w, 0.52 * h), (screen + 0.03, 0.44 * w, 0.52 * h),
+            (screen - 0.24 * h, 0.44 * w, 0.94 * h), (screen - 0.24 * h, -0.44 * w, 0.94 * h)), "glass")
+    for side in (-1.0, 1.0):
+        b.flank((screen - 0.5 * h, screen - 0.1 * h), side * (0.5 * w + 0.01), (0.54 * h, 0.86 * h), "glass",
+                cut=0.06 * h)
+        inner, outer = sorted((0.06 * side * w, 0.4 * side * w))
+        b.plate(-0.5 * long - 0.01, (inner, outer), (0.58 * h, 0.86 * h), "glass", front=False)
+    if fine:
+        _wheels(b, long, 0.505 * w, 0.16 * h, (-0.3, 0.32))
+    _lamps(b, long, w, 0.3 * h, 0.42 * h, bar=(0.9 * h, 0.96 * h))
+    _siren(b, (0.02 * long, 0.12 * long), w, h)
+
+
+def _truck(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    """A cab, a gap, and a box of a lighter colour that is higher than the cab."""
     b.box((-0.48 * long, 0.48 * long), (-0.46 * w, 0.46 * w), (0.0, 0.2 * h), "wheel")
     cab = 0.5 * long - min(2.2, 0.32 * long)
-    b.box((-0.5 * long, cab - 0.2), (-0.5 * w, 0.5 * w), (0.16 * h, h), "body")
+    b.box((-0.5 * long, cab - 0.2), (-0.5 * w, 0.5 * w), (0.2 * h, h), "cargo")
     b.box((cab, 0.5 * long), (-0.48 * w, 0.48 * w), (0.14 * h, 0.8 * h), "body", back=False)
     b.plate(0.5 * long + 0.01, (-0.44 * w, 0.44 * w), (0.46 * h, 0.74 * h), "glass")
+    for side in (-0.48 * w - 0.01, 0.48 * w + 0.01):
+        b.flank((cab + 0.5, 0.5 * long - 0.1), side, (0.48 * h, 0.72 * h), "glass")
+    if fine:
+        _wheels(b, long, 0.49 * w, 0.5, (-0.36, -0.22, 0.36))
+        b.plate(-0.5 * long - 0.005, (-0.02 * w, 0.02 * w), (0.32 * h, h), "trim", front=False)
+        b.plate(0.5 * long + 0.01, (-0.3 * w, 0.3 * w), (0.3 * h, 0.42 * h), "trim")
     _lamps(b, long, w, 0.2 * h, 0.3 * h)
+    _siren(b, (cab + 0.5, cab + 1.0), w, 0.8 * h)
 
 
-def _bus(b: _Builder, long: float, w: float, h: float) -> None:
+def _bus(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    """Windows all along, doors on the right, a lit sign over the windscreen."""
     b.box((-0.48 * long, 0.48 * long), (-0.46 * w, 0.46 * w), (0.0, 0.16 * h), "wheel")
     b.box((-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w), (0.1 * h, 0.46 * h), "body")
     b.box((-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w), (0.46 * h, 0.8 * h), "glass")
     b.box((-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w), (0.8 * h, h), "body")
-    _lamps(b, long, w, 0.2 * h, 0.32 * h)
+    b.plate(0.5 * long + 0.01, (-0.44 * w, 0.44 * w), (0.34 * h, 0.8 * h), "glass")
+    b.plate(0.5 * long + 0.02, (-0.3 * w, 0.3 * w), (0.84 * h, 0.95 * h), "indicator")
+    if fine:
+        for k in range(1, 6):
+            x = (k / 6 - 0.5) * long
+            for side in (-0.5 * w - 0.01, 0.5 * w + 0.01):
+                b.flank((x - 0.08, x + 0.08), side, (0.46 * h, 0.8 * h), "body")
+        for x in (0.36 * long, -0.04 * long):
+            b.flank((x - 0.6, x + 0.6), -0.5 * w - 0.015, (0.12 * h, 0.78 * h), "glass")
+        _wheels(b, long, 0.505 * w, 0.48, (-0.28, 0.27))
+    _lamps(b, long, w, 0.2 * h, 0.32 * h, bar=(0.86 * h, 0.92 * h))
 
 
-def _person(b: _Builder, long: float, w: float, h: float, seat: float = 0.0) -> None:
+def _person(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    """Two legs apart, a torso with arms, a head."""
     depth, breadth = 0.5 * min(long, 0.5), 0.5 * min(w, 0.6)
-    b.box((-0.7 * depth, 0.7 * depth), (-0.75 * breadth, 0.75 * breadth), (seat, 0.47 * h + 0.4 * seat), "trousers")
-    b.box((-0.8 * depth, 0.8 * depth), (-breadth, breadth), (0.47 * h + 0.4 * seat, 0.84 * h), "body")
-    b.box((-0.55 * depth, 0.55 * depth), (-0.45 * breadth, 0.45 * breadth), (0.84 * h, h), "skin")
-
-
-def _two_wheeler(b: _Builder, long: float, w: float, h: float, motor: bool) -> None:
-    thick = 0.16 if motor else 0.05
-    b.box((-0.5 * long, 0.5 * long), (-thick, thick), (0.0, 0.34 * h), "wheel")
-    if motor:
-        b.box((-0.35 * long, 0.35 * long), (-1.2 * thick, 1.2 * thick), (0.2 * h, 0.48 * h), "trim")
-        _lamps(b, long, min(w, 0.45), 0.3 * h, 0.42 * h)
+    if fine:
+        b.box((-0.95 * depth, 0.15 * depth), (-0.82 * breadth, -0.08 * breadth), (0.0, 0.48 * h), "trousers")
+        b.box((-0.15 * depth, 0.95 * depth), (0.08 * breadth, 0.82 * breadth), (0.0, 0.48 * h), "trousers")
+        b.box((-0.45 * depth, 0.45 * depth), (-1.12 * breadth, 1.12 * breadth), (0.5 * h, 0.8 * h), "cloth")
     else:
-        b.box((0.24 * long, 0.3 * long), (-0.28, 0.28), (0.48 * h, 0.54 * h), "metal")
-    _person(b, 0.5, min(max(w, 0.45), 0.6), h, seat=0.3 * h)
+        b.box((-0.7 * depth, 0.7 * depth), (-0.75 * breadth, 0.75 * breadth), (0.0, 0.47 * h), "trousers")
+    b.box((-0.75 * depth, 0.75 * depth), (-0.9 * breadth, 0.9 * breadth), (0.46 * h, 0.84 * h), "cloth")
+    b.box((-0.55 * depth, 0.55 * depth), (-0.45 * breadth, 0.45 * breadth), (0.84 * h, h), "skin")
+    if fine:
+        b.plate(-0.56 * depth, (-0.46 * breadth, 0.46 * breadth), (0.87 * h, h), "hair", front=False)
+        b.box((-0.56 * depth, 0.5 * depth), (-0.46 * breadth, 0.46 * breadth), (0.95 * h, 1.01 * h), "hair")
 
 
-@lru_cache(maxsize=4096)
-def agent_shape(category: str, long: float, w: float, h: float) -> Shape:
-    """The shape of an agent of a category of types.CATEGORIES whose box is l x w x h metres."""
-    b = _Builder()
-    if category == "car":
-        _car(b, long, w, h, (-0.36, 0.2), 0.58)
-    elif category == "van":
-        _car(b, long, w, h, (-0.48, 0.34), 0.52)
-    elif category == "truck":
-        _lorry(b, long, w, h)
-    elif category == "bus":
-        _bus(b, long, w, h)
-    elif category == "pedestrian":
-        _person(b, long, w, h)
-    elif category in ("motorcycle", "bicycle"):
-        _two_wheeler(b, long, w, h, category == "motorcycle")
+def _rider(b: Builder, w: float, h: float, lean_m: float) -> None:
+    """Legs, a torso that leans forward, a helmet."""
+    y = 0.5 * min(max(w, 0.45), 0.6)
+    b.box((-0.2, 0.22), (-0.8 * y, 0.8 * y), (0.3 * h, 0.58 * h), "trousers")
+    b.frustum((-0.28, 0.12), (-0.9 * y, 0.9 * y), (lean_m - 0.2, lean_m + 0.14), (-y, y), (0.56 * h, 0.86 * h),
+              "cloth")
+    b.box((lean_m - 0.12, lean_m + 0.16), (-0.42 * y, 0.42 * y), (0.86 * h, 0.95 * h), "skin")
+    b.box((lean_m - 0.15, lean_m + 0.16), (-0.5 * y, 0.5 * y), (0.93 * h, 1.02 * h), "helmet")
+
+
+def _bicycle(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    r = min(0.34, 0.2 * long)
+    for x in (-0.5 * long + r, 0.5 * long - r):
+        b.box((x - 0.9 * r, x + 0.9 * r), (-0.04, 0.04), (0.06, 1.9 * r), "wheel", taper=0.25 * r)
+    b.box((-0.2 * long, 0.24 * long), (-0.04, 0.04), (1.1 * r, 1.5 * r), "trim")
+    b.box((0.22 * long, 0.27 * long), (-0.28, 0.28), (0.5 * h, 0.55 * h), "metal")
+    b.plate(-0.5 * long + 0.2, (-0.07, 0.07), (0.36 * h, 0.45 * h), "tail", front=False)
+    _rider(b, w, h, 0.14)
+
+
+def _motorcycle(b: Builder, long: float, w: float, h: float, fine: bool) -> None:
+    b.box((-0.5 * long, 0.5 * long), (-0.1, 0.1), (0.0, 0.36 * h), "wheel", taper=0.12)
+    b.box((-0.36 * long, 0.34 * long), (-0.2, 0.2), (0.22 * h, 0.5 * h), "body", taper=0.06)
+    b.box((0.24 * long, 0.34 * long), (-0.36, 0.36), (0.56 * h, 0.62 * h), "metal")
+    _rider(b, w, h, 0.06)
+    _lamps(b, 0.84 * long, min(w, 0.5), 0.36 * h, 0.5 * h)
+
+
+def _object(b: Builder, long: float, w: float, h: float) -> None:
+    """A traffic cone, a striped barrier, or else a box: what its size suggests."""
+    if h >= 0.5 and max(long, w) <= 0.6:
+        cone(b, max(long, w), h, "body")
+    elif max(long, w) >= 1.0 and min(long, w) <= 0.7 and h <= 1.4:
+        barrier(b, long, w, h)
     else:
         b.box((-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w), (0.0, h), "body")
-    return b.shape()
 
 
-# --- props --------------------------------------------------------------------------------------------------------
+def cone(b: Builder, wide: float, h: float, material: str) -> None:
+    """A square base and a tapering body with a white collar."""
+    half, at = 0.5 * wide, (0.12, 0.42, 0.66, 1.0)
+    b.box((-half, half), (-half, half), (0.0, at[0] * h), "wheel")
+    width = [0.74 * half, 0.52 * half, 0.36 * half, 0.12 * half]
+    for i, name in enumerate((material, "sign white", material)):
+        low, top = (-width[i], width[i]), (-width[i + 1], width[i + 1])
+        b.frustum(low, low, top, top, (at[i] * h, at[i + 1] * h), name)
 
 
-def _wall(b: _Builder, start: tuple[float, float], end: tuple[float, float], z: tuple[float, float], material: str,
-          off: float, share: tuple[float, float] = (0.0, 1.0)) -> None:
-    """A strip of the wall from start to end (outside on the right hand), ``off`` metres in front of it."""
-    a, d = np.array(start), np.array(end) - np.array(start)
-    n = np.array([d[1], -d[0]]) / np.linalg.norm(d) * off
-    p, q = a + share[0] * d + n, a + share[1] * d + n
-    b.quad(((*p, z[0]), (*q, z[0]), (*q, z[1]), (*p, z[1])), material)
+def barrier(b: Builder, long: float, w: float, h: float) -> None:
+    """A board on feet across or along the x axis, whichever is longer, striped red and white."""
+    x, y = (-0.5 * long, 0.5 * long), (-0.5 * w, 0.5 * w)
+    b.box(x, y, (0.0, 0.12 * h), "housing")
+    thin = 0.06
+    along = long >= w
+    half, n = 0.5 * max(long, w), max(3, int(max(long, w) / 0.35) | 1)
+    for k in range(n):
+        part = ((2 * k / n - 1) * half, (2 * (k + 1) / n - 1) * half)
+        sides = (part, (-thin, thin)) if along else ((-thin, thin), part)
+        b.box(*sides, (0.45 * h, h), "sign white" if k % 2 else "sign red")
+    for end in (-0.9 * half, 0.9 * half):
+        leg = (end - 0.05, end + 0.05)
+        sides = (leg, (-thin, thin)) if along else ((-thin, thin), leg)
+        b.box(*sides, (0.1 * h, 0.5 * h), "housing")
 
 
-def _building(b: _Builder, long: float, w: float, h: float, rng: np.random.Generator, night: bool) -> None:
-    floors = max(1, round(h / 3.4))
-    storey = h / floors
-    b.box((-long / 2, long / 2), (-w / 2, w / 2), (0.0, h), "wall", top="roof")
-    corners = [(-long / 2, -w / 2), (long / 2, -w / 2), (long / 2, w / 2), (-long / 2, w / 2)]
-    for i in range(4):
-        start, end = corners[i], corners[(i + 1) % 4]
-        bays = max(1, int(np.hypot(end[0] - start[0], end[1] - start[1]) / 2.5))
-        for floor in range(floors):
-            z = ((floor + 0.36) * storey, (floor + 0.78) * storey)
-            _wall(b, start, end, z, "band", 0.02)
-            for bay in np.flatnonzero(rng.random(bays) < 0.22) if night else ():
-                _wall(b, start, end, z, "lit", 0.04, ((bay + 0.12) / bays, (bay + 0.88) / bays))
-
-
-def _tree(b: _Builder, long: float, w: float, h: float) -> None:
-    r = max(0.1, 0.06 * min(long, w))
-    b.box((-r, r), (-r, r), (0.0, 0.5 * h), "wood")
-    b.box((-0.46 * long, 0.46 * long), (-0.46 * w, 0.46 * w), (0.36 * h, 0.74 * h), "leaves", taper=0.06 * long)
-    b.box((-0.36 * long, 0.36 * long), (-0.36 * w, 0.36 * w), (0.74 * h, h), "leaves", taper=0.16 * long)
-
-
-def _traffic_light(b: _Builder, h: float) -> None:
-    """Mast and head; the lamps, 0.5 m wide so that they survive small pictures, look along +x."""
-    low = max(0.0, h - 1.8)
-    b.box((-0.09, 0.09), (-0.09, 0.09), (0.0, max(low, 0.1)), "metal")
-    b.box((-0.2, 0.2), (-0.36, 0.36), (low, h), "housing")
-    for i, name in enumerate(("green", "yellow", "red")):
-        b.plate(0.22, (-0.26, 0.26), (low + 0.06 + 0.58 * i, low + 0.58 + 0.58 * i), "if " + name)
+_AGENTS = {"car": _car, "van": _van, "truck": _truck, "bus": _bus, "motorcycle": _motorcycle, "bicycle": _bicycle,
+           "pedestrian": _person}
 
 
 @lru_cache(maxsize=4096)
-def prop_shape(kind: str, long: float, w: float, h: float, seed: int, night: bool) -> Shape:
-    """The shape of a prop of a kind of types.PROP_KINDS; ``seed`` decides which windows are lit at night."""
-    b = _Builder()
-    x, y = (-long / 2, long / 2), (-w / 2, w / 2)
-    if kind == "building":
-        _building(b, long, w, h, np.random.default_rng(seed), night)
-    elif kind == "tree":
-        _tree(b, long, w, h)
-    elif kind == "traffic_light":
-        _traffic_light(b, h)
-    elif kind == "pole":
-        b.box(x, y, (0.0, h), "metal")
-    elif kind == "sign":
-        b.box((-0.05, 0.05), (-0.05, 0.05), (0.0, 0.8 * h), "metal")
-        b.box((-0.04, 0.08), (-max(w, 0.5) / 2, max(w, 0.5) / 2), (h - max(w, 0.6), h), "body")
+def agent_shape(category: str, long: float, w: float, h: float, fine: bool = True) -> Shape:
+    """The shape of an agent of a category of types.CATEGORIES whose box is l x w x h metres."""
+    b = Builder(category)
+    if category in _AGENTS:
+        _shadow(b, long, w)
+        _AGENTS[category](b, long, w, h, fine)
     else:
-        b.box(x, y, (0.0, h), "leaves" if kind == "hedge" else "body")
+        _object(b, long, w, h)
     return b.shape()
-
-
-# --- light --------------------------------------------------------------------------------------------------------
-
-
-def _mix(a: object, b: object, share: float) -> FloatArray:
-    return np.asarray(a, np.float32) * (1 - share) + np.asarray(b, np.float32) * share
-
-
-class Light:
-    """Colours of sky, fog and ground, and the light on a face, of one Look. Colours are float RGB, 0 to 255."""
-
-    def __init__(self, look: Look) -> None:
-        rng = np.random.default_rng(look.seed)
-        day = float(np.clip((look.sun + 0.15) / 0.2, 0.0, 1.0))
-        low = float(np.clip(1.0 - abs(look.sun - 0.06) / 0.26, 0.0, 1.0)) * day
-        hue = rng.uniform(-14, 14, 3)
-        azimuth = rng.uniform(-np.pi, np.pi)
-        elevation = np.arcsin(np.clip(max(look.sun, 0.08), 0.0, 1.0))
-        self.sun_direction = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation),
-                                       np.sin(elevation)], np.float32)
-        zenith, horizon = _mix((84, 142, 226), (124, 108, 134), low), _mix((196, 218, 240), (250, 172, 124), low)
-        grey = {"clear": None, "overcast": ((150, 156, 164), (190, 194, 196)),
-                "rain": ((96, 104, 116), (140, 148, 156)),
-                "fog": ((196, 200, 202), (200, 203, 204))}[look.weather]
-        if grey is not None:
-            zenith = _mix(grey[0], zenith, 0.12)
-            horizon = _mix(grey[1], horizon, 0.0 if look.weather == "fog" else 0.15)
-        night_zenith, night_horizon = (14, 16, 30), (46, 44, 58)
-        self.zenith = np.clip(_mix(night_zenith, zenith + hue, day), 0, 255)
-        self.horizon = np.clip(_mix(night_horizon, horizon + hue / 2, day), 0, 255)
-        self.fog_m = {"clear": 420.0, "overcast": 300.0, "rain": 130.0, "fog": 38.0}[look.weather]
-        ambient, diffuse = {"clear": (0.60, 0.52), "overcast": (0.74, 0.16), "rain": (0.56, 0.12),
-                            "fog": (0.72, 0.10)}[look.weather]
-        warm, blue = np.array([1.12, 0.92, 0.76]), np.array([0.9, 0.98, 1.12])
-        self.ambient = _mix(np.array([0.27, 0.28, 0.36]), _mix(np.ones(3), warm, 0.5 * low) * ambient, day)
-        self.ambient = self.ambient * (blue if look.weather == "rain" else 1.0)
-        self.diffuse = _mix(np.full(3, 0.04), _mix(np.ones(3), warm, low) * diffuse, day)
-        grounds = np.array([[104, 128, 84], [128, 122, 92], [116, 112, 108], [96, 116, 96], [140, 116, 110],
-                            [122, 130, 118]])
-        ground = grounds[rng.integers(len(grounds))] + rng.uniform(-8, 8, 3)
-        road = np.full(3, rng.uniform(84, 104)) + rng.uniform(-6, 8, 3)
-        walkway = np.array([166, 160, 150]) + rng.uniform(-14, 14, 3)
-        wet = 0.72 if look.weather == "rain" else 1.0
-        flat = {"ground": ground, "walkway": walkway, "drivable": road * wet, "carpark": road * wet * 1.1,
-                "intersection": road * wet * 0.97, "crossing": road * wet, "white": (236, 236, 232),
-                "yellow": (240, 190, 52), "curb": (196, 192, 184)}
-        up = np.array([[0.0, 0.0, 1.0]], np.float32)
-        self.flat = {name: self.lit(np.asarray(rgb, np.float32)[None], up)[0] for name, rgb in flat.items()}
-
-    def lit(self, rgb: FloatArray, normals: FloatArray) -> FloatArray:
-        """Colours (Q, 3) of matt faces with these normals (Q, 3)."""
-        direct = np.maximum(normals @ self.sun_direction, 0.0)[:, None]
-        return np.clip(rgb * (self.ambient + self.diffuse * direct), 0, 255)
-
-    def paint(self, materials: IntArray, instance_rgb: FloatArray, normals: FloatArray) -> FloatArray:
-        """Picture colours (Q, 3) of quads with materials (Q,) on things of colour (Q, 3)."""
-        share = PICTURE_SHARE[materials][:, None]
-        rgb = PICTURE_RGB[materials] + share * instance_rgb
-        return np.where(EMISSIVE[materials][:, None], rgb, self.lit(rgb, normals)).astype(np.float32)
-
-
-LAYOUT_FLAT = {"ground": (96, 128, 80), "walkway": (190, 178, 164), "drivable": (92, 92, 92),
-               "carpark": (112, 104, 112), "intersection": (84, 84, 92), "crossing": (126, 126, 150),
-               "white": (240, 240, 240), "yellow": (250, 210, 70), "curb": (214, 206, 196)}
-LAYOUT_SKY = (150, 190, 232)
-
-
-def layout_paint(materials: IntArray, instance_rgb: FloatArray, normals: FloatArray) -> FloatArray:
-    """Layout colours (Q, 3): a class's colour, or the instance's; faces along y a little darker, whatever the Look."""
-    share = LAYOUT_SHARE[materials][:, None]
-    rgb = LAYOUT_RGB[materials] * np.where(share == 1, 0, 1) * np.where((share > 0) & (share < 1), 1 - share, 1)
-    rgb = rgb + share * instance_rgb
-    shade = np.where(EMISSIVE[materials], 1.0, 1.0 - 0.14 * np.abs(normals[:, 1]))
-    return np.clip(rgb * shade[:, None], 0, 255).astype(np.float32)

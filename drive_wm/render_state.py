@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from drive_wm.geometry import wrap_angle
-from drive_wm.types import BoolArray, ByteArray, FloatArray, InputError, IntArray, Log
+from drive_wm.types import BoolArray, ByteArray, FloatArray, InputError, IntArray, Log, Track
 
 MAX_GAP_US = 1_100_000
+FLASH_US = 250_000  # a siren's two lamps take turns
+PARKED_M = 0.5
 _PALETTES = {
     "pedestrian": ((198, 48, 44), (44, 84, 170), (222, 176, 52), (70, 140, 84), (232, 232, 226),
                    (150, 84, 150), (230, 120, 40)),
@@ -29,7 +31,8 @@ _CAR_PALETTE = ((232, 232, 230), (36, 38, 42), (148, 152, 158), (176, 34, 36), (
 class AgentBoxes:
     """Boxes at one time. xyzyaw: (A, 4) world, z of the box's centre. lwh_m: (A, 3). colors: (A, 3) uint8 RGB.
 
-    brake: (A,). indicator: (A,) int8, +1 left, -1 right, 0 none.
+    brake: (A,). indicator: (A,) int8, +1 left, -1 right, 2 both, 0 none. siren: (A,) int8, 0 off, 1 or 2 which of its
+    two lamps is lit; None is off. lights: (A,) whether its lamps are on where others' are, or None, which is on.
     """
 
     xyzyaw: FloatArray
@@ -39,6 +42,8 @@ class AgentBoxes:
     colors: ByteArray
     brake: BoolArray
     indicator: IntArray
+    siren: IntArray | None = None
+    lights: BoolArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -46,6 +51,9 @@ class AgentBoxes:
                self.indicator.shape)
         if got != ((n, 4), (n, 3), n, (n, 3), (n,), (n,)):
             raise InputError(f"agent boxes: {n} ids need arrays (A, 4), (A, 3), A, (A, 3), (A,), (A,), got {got}")
+        for name, value in (("siren", self.siren), ("lights", self.lights)):
+            if value is not None and value.shape != (n,):
+                raise InputError(f"agent boxes: {n} ids need {name} ({n},), got {value.shape}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +63,8 @@ class AgentBoxes:
         index = np.arange(len(self))[np.asarray(which)] if len(which) else np.zeros(0, int)
         return AgentBoxes(self.xyzyaw[index], self.lwh_m[index], tuple(self.categories[i] for i in index),
                           tuple(self.ids[i] for i in index), self.colors[index], self.brake[index],
-                          self.indicator[index])
+                          self.indicator[index], None if self.siren is None else self.siren[index],
+                          None if self.lights is None else self.lights[index])
 
     @staticmethod
     def empty() -> AgentBoxes:
@@ -72,12 +81,12 @@ def default_color(category: str, agent_id: str) -> tuple[int, int, int]:
 _CACHE: dict[tuple[str, int], tuple[weakref.ref[Any], Any]] = {}
 
 
-def cached(kind: str, log: Log, make: Callable[[Log], Any]) -> Any:
-    """What ``make`` made of this very log, kept as long as the log lives."""
-    key = (kind, id(log))
+def cached(kind: str, thing: Any, make: Callable[[Any], Any]) -> Any:
+    """What ``make`` made of this very thing, such as a log, kept as long as that lives."""
+    key = (kind, id(thing))
     found = _CACHE.get(key)
-    if found is None or found[0]() is not log:
-        found = (weakref.ref(log, lambda _: _CACHE.pop(key, None)), make(log))
+    if found is None or found[0]() is not thing:
+        found = (weakref.ref(thing, lambda _: _CACHE.pop(key, None)), make(thing))
         _CACHE[key] = found
     return found[1]
 
@@ -102,6 +111,8 @@ class _Stack:
         self.brake = np.concatenate([np.zeros(len(t.valid), bool) if t.brake is None else t.brake for t in tracks])
         self.indicator = np.concatenate([np.zeros(len(t.valid), np.int8) if t.indicator is None else t.indicator
                                          for t in tracks])
+        self.siren = np.concatenate([np.zeros(len(t.valid), bool) if t.siren is None else t.siren for t in tracks])
+        self.lights = np.array([_in_use(t) for t in tracks])
         self.lwh = np.array([t.size_lwh_m for t in tracks], float)
         self.colors = np.array([t.color_rgb or default_color(t.category, t.id) for t in tracks], np.uint8)
 
@@ -123,7 +134,14 @@ class _Stack:
         xyzyaw = np.concatenate([position, self.yaw[b, None] + turn[:, None] * w], 1)
         return AgentBoxes(xyzyaw, self.lwh[rows], tuple(self.tracks[i].category for i in rows),
                           tuple(self.tracks[i].id for i in rows), self.colors[rows], self.brake[b],
-                          self.indicator[b].astype(np.int8))
+                          self.indicator[b].astype(np.int8),
+                          self.siren[b].astype(np.int8) * np.int8(1 + timestamp_us // FLASH_US % 2), self.lights[rows])
+
+
+def _in_use(track: Track) -> bool:
+    """A vehicle that neither moves nor brakes nor signals throughout a log is parked, and its lamps are off."""
+    moved = track.valid.any() and float(np.ptp(track.position_m[track.valid, :2], axis=0).max()) > PARKED_M
+    return bool(moved or any(flag is not None and np.any(flag) for flag in (track.brake, track.indicator, track.siren)))
 
 
 def agents_at(log: Log, timestamp_us: int) -> AgentBoxes:

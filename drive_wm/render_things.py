@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drive_wm.render_shapes import MATERIAL, Shape, agent_shape
+from drive_wm.render_light import MATERIAL
+from drive_wm.render_shapes import Shape, agent_shape
 from drive_wm.render_state import AgentBoxes
 from drive_wm.types import ByteArray, FloatArray, IntArray, Prop, Signal
 
@@ -21,16 +22,22 @@ def ranges(starts: IntArray, counts: IntArray) -> IntArray:
 
 @dataclass
 class Things:
-    """Things of Q quads in all. center, half: (N, 2). yaw: (N,). quads: (Q, 4, 3) world. instance_rgb: (Q, 3)."""
+    """N things of Q quads in all. xyzyaw: (N, 4), z of the ground. half: (N, 2). count: (N,).
 
-    center: FloatArray
+    ball_m: (N, 4), centre and radius around all quads of a thing. quads: (Q, 4, 3) float32 from anchor (3,).
+    materials, classes: (Q,). instance_rgb: (Q, 3).
+    """
+
+    xyzyaw: FloatArray
     half: FloatArray
-    yaw: FloatArray
+    ball_m: FloatArray
     count: IntArray
     quads: FloatArray
     normals: FloatArray
     materials: IntArray
+    classes: IntArray
     instance_rgb: FloatArray
+    anchor: FloatArray
 
     @property
     def first(self) -> IntArray:
@@ -42,32 +49,58 @@ def assemble(shapes: Sequence[Shape], xyzyaw: FloatArray, lwh_m: FloatArray, col
     count = np.array([len(s.materials) for s in shapes], np.int64)
     if not len(shapes):
         none = np.zeros((0, 3), np.float32)
-        return Things(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), count, np.zeros((0, 4, 3)), none,
-                      np.zeros(0, int), none)
+        return Things(np.zeros((0, 4)), np.zeros((0, 2)), np.zeros((0, 4)), count, np.zeros((0, 4, 3), np.float32),
+                      none, np.zeros(0, int), np.zeros(0, int), none, np.zeros(3))
     local, normal = np.concatenate([s.quads for s in shapes]), np.concatenate([s.normals for s in shapes])
-    c, s = np.repeat(np.cos(xyzyaw[:, 3]), count), np.repeat(np.sin(xyzyaw[:, 3]), count)
-    quads = np.empty(local.shape)
+    c, s = (np.repeat(pick(xyzyaw[:, 3]).astype(np.float32), count) for pick in (np.cos, np.sin))
+    anchor = xyzyaw[:, :3].mean(0)
+    quads = np.empty(local.shape, np.float32)
     x, y = local[..., 0], local[..., 1]
     quads[..., 0] = c[:, None] * x - s[:, None] * y
     quads[..., 1] = s[:, None] * x + c[:, None] * y
     quads[..., 2] = local[..., 2]
-    quads += np.repeat(xyzyaw[:, :3], count, axis=0)[:, None]
+    quads += np.repeat((xyzyaw[:, :3] - anchor).astype(np.float32), count, axis=0)[:, None]
     turned = np.stack([c * normal[:, 0] - s * normal[:, 1], s * normal[:, 0] + c * normal[:, 1], normal[:, 2]], 1)
-    return Things(xyzyaw[:, :2], lwh_m[:, :2] / 2, xyzyaw[:, 3], count, quads, turned.astype(np.float32),
-                   np.concatenate([s.materials for s in shapes]), np.repeat(colors.astype(np.float32), count, axis=0))
+    starts = np.cumsum(count) - count
+    reach = np.sqrt(np.maximum.reduceat((local[..., 0] ** 2 + local[..., 1] ** 2).max(1), starts))
+    top = np.maximum.reduceat(local[..., 2].max(1), starts)
+    ball = np.column_stack([xyzyaw[:, :2], xyzyaw[:, 2] + top / 2, np.hypot(reach, top / 2)])
+    return Things(xyzyaw, lwh_m[:, :2] / 2, ball, count, quads, turned.astype(np.float32),
+                  np.concatenate([s.materials for s in shapes]), np.concatenate([s.classes for s in shapes]),
+                  np.repeat(colors.astype(np.float32), count, axis=0), anchor)
 
 
-def agent_things(agents: AgentBoxes) -> Things:
+def agent_things(agents: AgentBoxes, eye_xy: FloatArray, lamps_on: bool, fine_m: float) -> Things:
+    """The agents as things, in detail up to fine_m away; quads that their state hides have material -1."""
     sizes = [tuple(round(float(v), 2) for v in row) for row in np.maximum(agents.lwh_m, 0.1)]
-    shapes = [agent_shape(category, *size) for category, size in zip(agents.categories, sizes)]
+    fine = np.hypot(*(agents.xyzyaw[:, :2] - eye_xy).T) < fine_m
+    shapes = [agent_shape(category, *size, bool(f)) for category, size, f in zip(agents.categories, sizes, fine)]
     ground = agents.xyzyaw.copy()
     ground[:, 2] -= agents.lwh_m[:, 2] / 2
     things = assemble(shapes, ground, agents.lwh_m, agents.colors)
-    state = np.repeat(np.stack([agents.brake, agents.indicator == 1, agents.indicator == -1], 1), things.count, axis=0)
-    for column, (name, lit) in enumerate((("if brake", "brake"), ("if left", "indicator"), ("if right", "indicator"))):
-        which = things.materials == MATERIAL[name]
-        things.materials = np.where(which, np.where(state[:, column], MATERIAL[lit], -1), things.materials)
+    _light_up(things, agents, lamps_on)
     return things
+
+
+def _light_up(things: Things, agents: AgentBoxes, lamps_on: bool) -> None:
+    """Materials that a state decides become what they are at this moment."""
+    siren = np.zeros(len(agents), np.int8) if agents.siren is None else agents.siren
+    lights = np.ones(len(agents), bool) if agents.lights is None else agents.lights
+    turning = agents.indicator[:, None] == np.array([[1, -1]])
+    turning |= agents.indicator[:, None] == 2
+    state = np.column_stack([agents.brake, turning, siren == 1, siren == 2, lights])
+    state = np.repeat(state, things.count, axis=0)
+    old = things.materials
+    new = old.copy()
+    hide = ("if brake", "brake"), ("if left", "indicator"), ("if right", "indicator"), ("if siren 1", "siren"), \
+        ("if siren 2", "siren")
+    for column, (name, lit) in enumerate(hide):
+        which = old == MATERIAL[name]
+        new[which] = np.where(state[which, column], MATERIAL[lit], -1)
+    new[(old == MATERIAL["headlamp"]) & ~state[:, 5]] = MATERIAL["lens"]
+    if lamps_on:
+        new[(old == MATERIAL["tail"]) & state[:, 5]] = MATERIAL["tail lit"]
+    things.materials = new
 
 
 def signal_props(props: Sequence[Prop], signals: Sequence[Signal]) -> list[Prop]:
@@ -78,13 +111,15 @@ def signal_props(props: Sequence[Prop], signals: Sequence[Signal]) -> list[Prop]
             for s in signals if s.id not in shown]
 
 
-def depth_keys(center: FloatArray, half: FloatArray, yaw: FloatArray, eye: FloatArray) -> FloatArray:
+def depth_keys(center: FloatArray, half: FloatArray, yaw: FloatArray) -> FloatArray:
     """Painting keys (N,), to be painted from large to small: the distance of the centre, mended near large boxes.
+
+    center: (N, 2) from the eye. half: (N, 2). yaw: (N,).
 
     The centre of a long facade says nothing about a car beside it: a small thing whose line of sight a large box cuts
     is painted before that box, one that stands before the box is painted after it.
     """
-    key = np.hypot(*(center - eye).T)
+    key: FloatArray = np.hypot(*center.T)
     large = np.flatnonzero(half.max(1) > LARGE_M) if len(half) else np.zeros(0, int)
     small = np.flatnonzero(half.max(1) <= LARGE_M) if len(half) else np.zeros(0, int)
     if not len(large):
@@ -95,7 +130,7 @@ def depth_keys(center: FloatArray, half: FloatArray, yaw: FloatArray, eye: Float
         d = points[:, None] - center[large]
         return np.stack([c * d[..., 0] + s * d[..., 1], c * d[..., 1] - s * d[..., 0]], -1)
 
-    origin = local(eye[None])
+    origin = local(np.zeros((1, 2), center.dtype))
     key[large] = np.hypot(*(np.abs(origin[0]) - np.minimum(np.abs(origin[0]), half[large])).T) * 0.5 + key[large] * 0.5
     if not len(small):
         return key

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drive_wm.datasets.clips import make_clip, nearest_agents, time_grid
+from drive_wm.datasets.health import load_fit
 from drive_wm.datasets.routes import points_ahead, route_of
 from drive_wm.datasets.sources import open_source
 from drive_wm.geometry import (
@@ -66,12 +67,12 @@ class Scene:
 
 
 def load_log(source: str, log: str | None) -> Log:
-    """The log named, or the source's first."""
+    """The log named, or the source's first; what is damaged in it is marked invalid."""
     opened = open_source(source)
     ids = opened.log_ids()
     if not ids:
         raise InputError(f"source {source}: holds no drive")
-    return opened.load(log if log is not None else ids[0])
+    return load_fit(opened, log if log is not None else ids[0])
 
 
 def open_scene(log: Log, model: DriveWM, start_s: float, *, cameras: list[str] | None = None,

@@ -43,7 +43,9 @@ LATERAL = ("keep", "nudge left", "nudge right", "turn left", "turn right", "chan
 CAUSE_KINDS = ("none", "lead vehicle", "pedestrian", "red light", "stop sign", "give way", "bend", "speed limit",
                "obstacle", "free road", "route")
 MARKINGS = ("white solid", "white dashed", "yellow solid", "yellow dashed", "curb", "stop line", "none")
-PROP_KINDS = ("building", "tree", "pole", "traffic_light", "sign", "hedge", "object")
+PROP_KINDS = ("building", "tree", "pole", "traffic_light", "sign", "hedge", "object", "conifer", "shrub", "lamp", "bench",
+              "bin", "hydrant", "bollard", "bus_stop", "cone", "barrier", "stop_sign", "give_way_sign", "speed_sign",
+              "roundabout_sign", "crossing_sign")
 
 
 # --- sensors ------------------------------------------------------------------------------------------------------
@@ -149,7 +151,8 @@ class Track:
     """One agent through time. The box's centre is ``position_m``; it stands on the ground at z - height/2.
 
     size_lwh_m: (3,). timestamps_us: (N,). position_m: (N, 3) world. yaw_rad: (N,) world. valid: (N,).
-    velocity_mps: (N, 2) world or None. brake, indicator: (N,) bool / int8 (+1 left, -1 right) or None.
+    velocity_mps: (N, 2) world or None. brake, siren: (N,) bool or None.
+    indicator: (N,) int8, +1 left, -1 right, 2 both (hazards), or None.
     """
 
     id: str
@@ -163,6 +166,7 @@ class Track:
     color_rgb: tuple[int, int, int] | None = None
     brake: BoolArray | None = None
     indicator: IntArray | None = None
+    siren: BoolArray | None = None
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
@@ -174,7 +178,10 @@ class Track:
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane with a direction. Lines are (N, 3) world, in driving direction; a neighbour is one to change to."""
+    """A lane with a direction. Lines are (N, 3) world, in driving direction; a neighbour is one to change to.
+
+    kind: "vehicle", or "cycle" for a lane that only bicycles use.
+    """
 
     id: str
     centerline_m: FloatArray
@@ -187,6 +194,7 @@ class Lane:
     left_neighbor: str | None = None
     right_neighbor: str | None = None
     signal_id: str | None = None
+    kind: str = "vehicle"
 
 
 @dataclass(frozen=True)
@@ -367,6 +375,7 @@ class Clip:
     ego: (T, 4, 4) world_from_rig, ego_valid: (T,). actions: (T-1, 2) speed_mps, curvature_inv_m; actions_valid: (T-1,).
     agents: (T, A, 12) with AGENT_COLUMNS, rig frame of each step; agents_valid: (T, A). agent_ids: A names, one a slot.
     layout: camera -> (T, H, W, 3) uint8 as render.draw_layout drew it, or None. reasons: T Explanations or None each.
+    digits: camera -> (T, h, w, D) uint8 FSQ digits of frames that were tokenized when packed (frames is then empty).
     """
 
     log_id: str
@@ -386,6 +395,7 @@ class Clip:
     reasons: tuple[Explanation | None, ...] = ()
     look: Look = Look()
     licence: str = "unknown"
+    digits: Mapping[str, ByteArray] | None = None
 
 
 # --- planning -----------------------------------------------------------------------------------------------------
@@ -417,6 +427,7 @@ class Observation:
     frames: camera -> (T, H, W, 3). frames_valid: (T, C). agents: (T, A, 12) each in the rig frame of its own step.
     route: (N, 2) points ahead in the rig frame of now. world_from_rig: (4, 4), for looking things up in ``map``.
     signal_states: signal id -> index into SIGNAL_STATES, as seen now.
+    vehicle: the ego's own dimensions; accel_mps2, steer_rad: its state now. None where nobody told.
     """
 
     timestamps_us: IntArray
@@ -434,6 +445,9 @@ class Observation:
     map: RoadMap | None = None
     signal_states: Mapping[str, int] | None = None
     layout: Mapping[str, ByteArray] | None = None
+    vehicle: Vehicle | None = None
+    accel_mps2: float | None = None
+    steer_rad: float | None = None
 
 
 @dataclass(frozen=True)

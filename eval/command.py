@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from drive_wm.eval import report
-from drive_wm.eval.evaluate import Result, Row, aggregate, drive, per_step_rows
+from drive_wm.eval.evaluate import Result, Row, aggregate, drive, drive_seed, per_step_rows
 from drive_wm.eval.loop import FrameCallback
-from drive_wm.eval.protocols import Protocol, get_protocol
+from drive_wm.eval.protocols import Protocol, get_protocol, stamp
+from drive_wm.eval.references import references_for
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.eval.sensors import SensorRenderer, make_renderer
 from drive_wm.geometry import pose_from_xyyaw
@@ -27,46 +29,62 @@ COLORS = ((60, 220, 120), (255, 120, 90), (110, 160, 255), (250, 210, 80), (220,
 
 @dataclass
 class DriveTable:
-    """rows: one a planner and renderer. sections: of a report. results: one a drive."""
+    """rows: one a planner and renderer. sections: of a report. results: one a drive. stamp: protocols.stamp."""
 
     rows: list[Row]
     sections: list[Any]
     results: list[Result] = field(default_factory=list)
+    stamp: Row = field(default_factory=dict)
 
 
 def evaluate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
              planners: Sequence[str] = (), renderers: Sequence[str] = ("layout",),
-             duration_s: float = 15.0) -> list[Row]:
-    """Lets planners (none named, or "all": every one of the table) drive the source's logs; writes the run folder."""
+             duration_s: float | None = None, protocol: str = "drive@1.0") -> list[Row]:
+    """Lets planners (none named, or "all": every one of the table) drive the source's logs; writes the run folder.
+
+    duration_s: the protocol's where not given; another one is named in the protocol's version.
+    """
     from drive_wm.datasets.sources import open_source
 
     names = list(PLANNERS) if not planners or "all" in planners else list(planners)
+    if not get_protocol(protocol).closed_loop:  # without these rows such a number says nothing
+        names += [name for name in ("constant_velocity", "ego_status") if name in PLANNERS and name not in names]
     opened = open_source(source)
     logs = [opened.load(i) for i in ([log] if log is not None else opened.log_ids())]
     run = RunFolder(out, "evaluate", seed=seed)
     table = drive_table(run, logs, names, list(renderers), seed=seed, checkpoint=checkpoint, duration_s=duration_s,
-                        progress=print)
-    report.write_report(run, "Closed-loop evaluation", table.sections, source)
-    run.finish({"source": source, "logs": [entry.id for entry in logs], "planners": table.rows})
+                        protocol=protocol, progress=print)
+    report.write_report(run, "Closed-loop evaluation", table.sections + _protocol_sections(table.stamp), source)
+    run.write_json("protocol.json", table.stamp)
+    brief = {name: table.stamp[name] for name in ("protocol", "config_hash", "clips_hash", "version", "vehicle")}
+    run.finish({"source": source, **brief, "logs": [entry.id for entry in logs], "planners": table.rows})
     return table.rows
 
 
 def drive_table(run: RunFolder, logs: Sequence[Log], planners: Sequence[str], renderers: Sequence[str], *, seed: int,
-                checkpoint: str, duration_s: float, progress: Callable[[str], None] | None = None) -> DriveTable:
+                checkpoint: str, duration_s: float | None, protocol: str = "drive@1.0",
+                progress: Callable[[str], None] | None = None) -> DriveTable:
     """Every planner drives every log; Parquet and pictures go into ``run``, the sections into the caller's report."""
-    protocol = lasting(get_protocol("drive@1.0"), duration_s)
+    rules = lasting(get_protocol(protocol), duration_s)
     made = [make_planner(name, **_options(name, checkpoint)) for name in planners]
     eyes = [make_renderer(name, **({"checkpoint": checkpoint} if name == "world" else {})) for name in renderers]
     results, sections = [], []
+    marked = stamp(rules, [log.id for log in logs], seed)
+    said = (f"{rules.id}: total = {rules.formula}; {rules.duration_s:g} s a drive at {rules.rate_hz:g} Hz, "
+            f"seed {seed}, {rules.vehicle}, {len(logs)} clips {marked['clips_hash']}, version {marked['version']}, "
+            f"config {marked['config_hash']}. ")
+    if progress:
+        progress(said)
     for log in logs:
         rig = _rig(log, made, eyes)
         film: dict[str, list[ByteArray]] = {}
+        compared = references_for(log, rules, drive_seed(seed, log))
         own: list[Result] = []
         for planner in made:
             for eye in (eyes if "frames" in planner.requires else [None]):
                 strip = film.setdefault(f"{planner.name} ({eye.name})", []) if eye is not None else None
                 keep = _keep(strip, rig) if strip is not None else None
-                own.append(drive(log, planner, eye, protocol, seed, rig, keep))
+                own.append(drive(log, planner, eye, rules, seed, rig, keep, compared))
                 if progress:
                     row = own[-1].row
                     progress(f"{log.id}  {planner.name:18s} {row['renderer']:8s} total {row['total']:.3f}  "
@@ -75,19 +93,29 @@ def drive_table(run: RunFolder, logs: Sequence[Log], planners: Sequence[str], re
         results += own
     run.write_parquet("drives.parquet", [_flat(result.row) for result in results])
     run.write_parquet("steps.parquet", [row for r in results for row in per_step_rows(r.rollout, r.scores)])
-    rows = [_row(entry, protocol) for entry in aggregate([r.row for r in results], protocol, seed)]
+    rows = [_row(entry, rules) for entry in aggregate([r.row for r in results], rules, seed)]
     failures = [f"{r.row['log_id']}, {r.row['planner']}: {message}" for r in results for message in r.row["errors"]]
-    note = (f"{protocol.id}: total = {protocol.formula}; {protocol.duration_s:g} s a drive, seed {seed}. "
-            "Oracles know the future. Missing: not defined on these logs (no map).")
-    head: list[Any] = [report.Table(list(rows[0]), [list(row.values()) for row in rows], note, best={"total": "max"},
+    note = (f"{said}Oracles know the future. Missing: not known on these logs. A clip on which some planner's images "
+            "could not be trusted is left out of every row's means (excluded).")
+    head: list[Any] = [report.Table(list(rows[0]), [list(row.values()) for row in rows], note,
+                                    best={"total": rules.best},
                                     unranked=[i for i, row in enumerate(rows) if row["planner"].endswith("(oracle)")]),
                        report.Failures(failures)]
-    return DriveTable(rows, head + sections, results)
+    return DriveTable(rows, head + sections, results, marked)
 
 
-def lasting(protocol: Protocol, duration_s: float) -> Protocol:
+def _protocol_sections(marked: Row) -> list[Any]:
+    """What the numbers were computed with, threshold by threshold."""
+    rows = [[name, threshold, json.dumps(value)] for name, given in marked["thresholds"].items()
+            for threshold, value in given.items()]
+    facts = {name: value for name, value in marked.items() if name not in ("thresholds", "weights", "clips")}
+    return [report.Heading("Protocol", "All of it is in protocol.json, with the list of clips."),
+            report.KeyValues(facts), report.Table(["sub-score", "threshold", "value"], rows)]
+
+
+def lasting(protocol: Protocol, duration_s: float | None) -> Protocol:
     """The protocol with another duration, which its version then names: such scores do not compare with its own."""
-    if duration_s == protocol.duration_s:
+    if duration_s is None or duration_s == protocol.duration_s:
         return protocol
     return replace(protocol, version=f"{protocol.version}+{duration_s:g}s", duration_s=duration_s)
 
@@ -150,7 +178,8 @@ def _row(entry: Row, protocol: Protocol) -> Row:
     if np.isfinite(entry["total_low"]):
         row |= {"total_low": entry["total_low"], "total_high": entry["total_high"]}
     row |= {name: entry[name] for name in protocol.subscores}
-    return row | {"render_valid": entry["render_valid"], "seconds": entry["seconds"]}
+    return row | {"trusted": entry["trusted"], "excluded": entry["excluded"], "total_all": entry["total_all"],
+                  "seconds": entry["seconds"]}
 
 
 def _flat(row: Row) -> Row:

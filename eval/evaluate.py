@@ -12,7 +12,9 @@ import numpy as np
 
 from drive_wm import __version__
 from drive_wm.eval.loop import FrameCallback, simulate
+from drive_wm.eval.metrics import References
 from drive_wm.eval.protocols import Protocol, config_hash, get_protocol, score_rollout
+from drive_wm.eval.references import references_for
 from drive_wm.eval.sensors import SensorRenderer, make_renderer
 from drive_wm.eval.traffic import make_traffic
 from drive_wm.eval.vehicle import make_vehicle
@@ -59,29 +61,36 @@ def _drives(logs: Iterable[Log], planners: Sequence[str | Planner], renderers: S
     if not eyes and any("frames" in p.requires for p in made):
         raise InputError("a planner requires frames: give one or more renderers such as 'layout'")
     for log in logs:
+        compared = references_for(log, protocol, drive_seed(seed, log))
         for planner in made:
             watched = frames is not None and bool(eyes)
             for eye in eyes if "frames" in planner.requires else eyes[:1] if watched else [None]:
                 callback = frames(log, planner.name, eye.name) if frames is not None and eye is not None else None
-                result = drive(log, planner, eye, protocol, seed, rig, callback)
+                result = drive(log, planner, eye, protocol, seed, rig, callback, compared)
                 if on_result is not None:
                     on_result(result)
                 yield result
 
 
+def drive_seed(seed: int, log: Log) -> int:
+    """The seed of every drive of a log: it does not depend on the planner, so that all meet the same world."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(log.id.encode())]).generate_state(1)[0])
+
+
 def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol: Protocol, seed: int,
-          rig: Rig | None = None, on_frames: FrameCallback | None = None) -> Result:
-    """One drive and its row. Its seed follows from ``seed`` and the log, so that all planners meet the same world.
+          rig: Rig | None = None, on_frames: FrameCallback | None = None,
+          references: References | None = None) -> Result:
+    """One drive and its row. references: what the protocol compares with (references_for); made here where not given.
 
     The row holds plain values: what was run (log_id, planner, renderer, protocol, config_hash, version, seed), each
     score and ``<score>_valid``, total, render_valid (the share of steps with trustworthy images), errors, seconds.
     """
     began = time.perf_counter()
-    own = int(np.random.SeedSequence([seed, zlib.crc32(log.id.encode())]).generate_state(1)[0])
+    own = drive_seed(seed, log)
     rollout = simulate(log, planner, renderer, vehicle=make_vehicle(protocol.vehicle), rig=rig, seed=own,
                        start_s=protocol.start_s, duration_s=protocol.duration_s, traffic=make_traffic(protocol.traffic),
                        replan_s=protocol.replan_s, tracking=protocol.tracking, on_frames=on_frames)
-    scores = score_rollout(rollout, protocol)
+    scores = score_rollout(rollout, protocol, references_for(log, protocol, own) if references is None else references)
     row: Row = {"log_id": log.id, "planner": rollout.planner, "oracle": planner.oracle,
                 "renderer": rollout.renderer if "frames" in planner.requires else "none",
                 "protocol": protocol.id, "config_hash": config_hash(protocol), "version": __version__, "seed": seed,
@@ -101,7 +110,10 @@ def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed:
               resamples: int = 1000) -> list[Row]:
     """One row per planner and renderer: count, failures, and mean, low and high of each score over its valid logs.
 
-    trusted: on how many logs the planner's images could be trusted from first to last.
+    trusted: on how many logs the planner's images could be trusted from first to last. A log on which any row's images
+    could not is left out of the means of ALL rows (``excluded`` tells how many): so a drive with misleading images
+    raises no one's mean, and no planner is rid of a hard scene that others must answer for. total_all is the mean over
+    all logs, those too; compare it, as it must tell the same story.
 
     low, high: the 95% percentile bootstrap interval over logs (Efron, 1979). ``<name>_n`` tells over how many logs.
     """
@@ -110,15 +122,19 @@ def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed:
     for row in rows:
         groups.setdefault((row["planner"], row["renderer"]), []).append(row)
     table = []
+    doubted = {row["log_id"] for row in rows if not row["trusted"]}
     for (planner, renderer), group in groups.items():
+        every = [r["total"] for r in group if r["total_valid"]]
         entry: Row = {"planner": planner, "renderer": renderer, "oracle": group[0]["oracle"], "logs": len(group),
                       "failed": sum(bool(r["errors"]) for r in group), "protocol": group[0]["protocol"],
                       "config_hash": group[0]["config_hash"], "version": group[0]["version"], "seed": group[0]["seed"],
                       "trusted": sum(bool(r["trusted"]) for r in group),
+                      "excluded": sum(r["log_id"] in doubted for r in group),
+                      "total_all": float(np.mean(every)) if every else float("nan"),
                       "render_valid": float(np.mean([r["render_valid"] for r in group])),
                       "seconds": float(np.mean([r["seconds"] for r in group]))}
         for name in names:
-            values = np.array([r[name] for r in group if r[f"{name}_valid"]])
+            values = np.array([r[name] for r in group if r[f"{name}_valid"] and r["log_id"] not in doubted])
             mean, low, high = bootstrap(values, seed, resamples)
             entry |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
         table.append(entry)

@@ -77,8 +77,8 @@ def simulate(log: Log, planner: Planner, renderer: SensorRenderer | None, *, veh
     only for a planner that requires "frames", or where ``on_frames(step, timestamp_us, frames, agents,
     world_from_rig)`` wants to see them. A planner that raises or answers with no drivable plan is not asked again:
     plan_errors names the step, and the ego brakes with 4 m/s2 along its last path. The route in an Observation is
-    metadata["route"], else the line that the log drove, without its times (see log_route). The same arguments give
-    the same bytes.
+    metadata["route"], else the line that the log drove, without its times (see log_route). tracking "log" is open
+    loop: plans are written down, and the ego stays on the log. The same arguments give the same bytes.
     """
     loop = _Loop(log, planner, vehicle, traffic or LogReplayTraffic(), seed, start_s, duration_s, replan_s, tracking)
     cameras = _Cameras(log, planner, renderer, rig or log.rig, loop.history_us, seed, on_frames)
@@ -181,6 +181,9 @@ class _Loop:
         return np.concatenate([here, rest])
 
     def drive(self, step: int) -> None:
+        if self.tracking == "log":
+            self.state = initial_state(self.log, int(self.timestamps_us[step + 1]), self.vehicle)
+            return
         assert self.reference is not None
         self.state = drive_step(self.state, self.reference, step - self.planned_at, self.vehicle, self.tracking)
 
@@ -200,7 +203,8 @@ class _Loop:
             agents_valid=agents_valid, agent_ids=ids, route=self._route_ahead() if "route" in needs else None,
             map=self.log.map if "map" in needs else None,
             signal_states=signals_at(self.log, now.timestamp_us) if "signals" in needs else None,
-            layout=self._layout(index, cameras.rig) if "layout" in needs else None)
+            layout=self._layout(index, cameras.rig) if "layout" in needs else None, vehicle=self.vehicle,
+            accel_mps2=float(self.state.accel_mps2), steer_rad=float(self.state.steer_rad))
 
     def _route_ahead(self) -> FloatArray:
         ego = self.state.xyyaw

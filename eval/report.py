@@ -119,6 +119,16 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Timeline:
+    """What is known over time, a bar each. rows: name -> (start, end, state); state: "sound", "damaged", "missing"."""
+
+    kind: ClassVar[str] = "timeline"
+    rows: Mapping[str, Sequence[tuple[float, float, str]]]
+    x_label: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
     """Sections beside one another, below one another on a narrow screen."""
 
@@ -126,7 +136,7 @@ class Row:
     sections: Sequence[Any]
 
 
-Section = Heading | Text | Table | Picture | Video | KeyValues | Explanation | Failures | Chart | Row
+Section = Heading | Text | Table | Picture | Video | KeyValues | Explanation | Failures | Chart | Timeline | Row
 
 
 def write_report(run: RunFolder, title: str, sections: Sequence[Section], subtitle: str = "") -> Path:
@@ -145,7 +155,7 @@ def render_report(title: str, sections: Sequence[Section], subtitle: str = "", *
     environment = Environment(loader=PackageLoader("drive_wm.eval"), autoescape=select_autoescape(["html", "j2"]),
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "cells": cells, "numeric": numeric_columns, "best": best_rows, "embed": embed,
-                            "plot": plot}
+                            "plot": plot, "bars": bars}
     template = environment.get_template("report.html.j2")
     return template.render(title=title, subtitle=subtitle, sections=sections, seed=seed, version=__version__,
                            command=" ".join(["drive-wm", *arguments]) if arguments else "")
@@ -280,6 +290,27 @@ def plot(chart: Chart) -> dict[str, Any]:
             "x_ticks": [(place(np.array([x, low[1]]))[0], f"{x:g}") for x in ticks(low[0], high[0])],
             "y_ticks": [(place(np.array([low[0], y]))[1], f"{y:g}") for y in ticks(low[1], high[1])],
             "lines": [(name, _pieces(place(xy))) for name, xy in series.items()]}
+
+
+BAR_H, BAR_GAP, LETTER_W = 18.0, 10.0, 8.2
+
+
+def bars(timeline: Timeline) -> dict[str, Any]:
+    """The SVG of a timeline in its own pixels: ticks, and rectangles (x, y, width, state) under each row's name."""
+    stretches = [stretch for row in timeline.rows.values() for stretch in row]
+    if not stretches:
+        raise ValueError("timeline: holds no stretch")
+    low, high = min(s[0] for s in stretches), max(s[1] for s in stretches)
+    left = 20 + LETTER_W * max(map(len, timeline.rows))
+    scale = (CHART_W - left - RIGHT) / max(high - low, 1e-9)
+    rows = [(name, TOP + i * (BAR_H + BAR_GAP), [(left + (a - low) * scale, max((b - a) * scale, 2.0), state)
+                                                for a, b, state in row])
+            for i, (name, row) in enumerate(timeline.rows.items())]
+    bottom = TOP + len(rows) * (BAR_H + BAR_GAP)
+    states = [state for state in ("sound", "damaged", "missing") if any(s[2] == state for s in stretches)]
+    return {"width": CHART_W, "height": bottom + BOTTOM - 8, "left": left, "right": CHART_W - RIGHT, "bottom": bottom,
+            "rows": rows, "bar": BAR_H, "states": states,
+            "x_ticks": [(left + (x - low) * scale, f"{x:g}") for x in ticks(low, high)]}
 
 
 def _pieces(xy: np.ndarray) -> list[str]:

@@ -102,22 +102,19 @@ def _steering_rate(state: EgoState, reference: Reference, step: int, accel: Floa
     here = reference.xyyaw[..., min(step, reference.xyyaw.shape[-2] - 1), :]
     gap = state.xyyaw - here
     lateral = -np.sin(here[..., 2]) * gap[..., 0] + np.cos(here[..., 2]) * gap[..., 1]
-    error = np.stack([lateral, wrap_angle(gap[..., 2]), state.steer_rad], -1)  # (..., 3)
-    push = np.zeros_like(error)  # what one unit of steering rate does
-    last = reference.curvature_inv_m.shape[-1] - 1
-    for k in range(HORIZON):
-        arc = np.maximum(state.speed_mps + accel * k * STEP_S, 0.0) * STEP_S
-        bend = arc * reference.curvature_inv_m[..., min(step + k, last)]
-        error = _advance(error, arc, vehicle.wheelbase_m) - np.stack([0 * bend, bend, 0 * bend], -1)
-        push = _advance(push, arc, vehicle.wheelbase_m) + np.array([0.0, 0.0, STEP_S])
-    weighted = push @ Q_LAT
-    rate: FloatArray = -np.sum(weighted * error, -1) / (np.sum(weighted * push, -1) + R_LAT)
+    k, last = np.arange(HORIZON), reference.curvature_inv_m.shape[-1] - 1
+    arc = np.maximum(np.asarray(state.speed_mps)[..., None] + np.asarray(accel)[..., None] * k * STEP_S, 0.0) * STEP_S
+    bend = arc * reference.curvature_inv_m[..., np.minimum(step + k, last)]  # (..., K)
+    turn = arc / vehicle.wheelbase_m * np.asarray(state.steer_rad)[..., None] - bend
+    heading = wrap_angle(gap[..., 2])[..., None] + np.cumsum(turn, -1)
+    pushed = arc / vehicle.wheelbase_m * k * STEP_S  # what one unit of steering rate turns in each step
+    push = np.cumsum(pushed, -1)
+    error = np.stack([lateral + np.sum(arc * (heading - turn), -1), heading[..., -1], state.steer_rad], -1)
+    end = np.sum(arc * (push - pushed), -1)
+    gain = np.stack([end, push[..., -1], np.full_like(end, HORIZON * STEP_S)], -1)
+    weighted = gain @ Q_LAT
+    rate: FloatArray = -np.sum(weighted * error, -1) / (np.sum(weighted * gain, -1) + R_LAT)
     return rate
-
-
-def _advance(error: FloatArray, arc_m: FloatArray, wheelbase_m: float) -> FloatArray:
-    return np.stack([error[..., 0] + arc_m * error[..., 1], error[..., 1] + arc_m / wheelbase_m * error[..., 2],
-                     error[..., 2]], -1)
 
 
 def bicycle_step(state: EgoState, accel_mps2: FloatArray, steer_rate: FloatArray, vehicle: Vehicle) -> EgoState:
@@ -146,6 +143,18 @@ def drive_step(state: EgoState, reference: Reference, step: int, vehicle: Vehicl
     speed = (move[..., 0] * np.cos(before[..., 2]) + move[..., 1] * np.sin(before[..., 2])) / STEP_S
     curvature = wrap_angle(move[..., 2]) / np.where(np.abs(speed) > 0.1, speed * STEP_S, np.inf)
     return EgoState(pose.copy(), speed, (speed - state.speed_mps) / STEP_S, np.arctan(vehicle.wheelbase_m * curvature))
+
+
+def follow(state: EgoState, reference: Reference, steps: int, vehicle: Vehicle) -> tuple[FloatArray, ...]:
+    """The tracker's drive along references (..., N+1, 3) from one state or a batch of them: xyyaw (..., S, 3), speed
+    and acceleration (..., S), the first of S states being the start."""
+    batch = reference.xyyaw.shape[:-2]
+    driven = [EgoState(np.broadcast_to(state.xyyaw, (*batch, 3)), *(np.broadcast_to(v, batch) for v in (
+        state.speed_mps, state.accel_mps2, state.steer_rad)))]
+    for step in range(steps - 1):
+        driven.append(drive_step(driven[-1], reference, step, vehicle))
+    return (np.stack([s.xyyaw for s in driven], -2), np.stack([s.speed_mps for s in driven], -1),
+            np.stack([s.accel_mps2 for s in driven], -1))
 
 
 def braking_reference(state: EgoState, path_xy: FloatArray, decel_mps2: float = 4.0) -> Reference:

@@ -64,7 +64,7 @@ def idm_acceleration(speed_mps: FloatArray | float, lead_speed_mps: FloatArray |
 
 
 @dataclass(frozen=True)
-class _Obstacle:
+class Obstacle:
     """Something on the path: its near end at arc_m from now on, moving along it with speed_mps."""
 
     arc_m: float
@@ -93,22 +93,22 @@ class IdmPlanner(Planner):
             raise InputError("the idm planner needs a route of two points or more in the observation")
         line = resample_polyline(np.asarray(observation.route, dtype=np.float64), 1.0)
         start_arc, offset, heading = (float(v[0]) for v in project_to_polyline(np.zeros((1, 2)), line))
-        obstacles = self._agents(observation, line) + self._lights(observation, line)
+        obstacles = self._agents(observation, line) + self.red_lights(observation, line)
         obstacles = [o for o in obstacles if o.arc_m > start_arc + self.front_m - 1.0]
-        limit = speed_profile(line, self._desired_speed(observation))
+        limit = speed_profile(line, self.desired_speed(observation))
         arc, speed, leader = self._drive(start_arc, observation.speed_mps, obstacles, limit)
         xyyaw = path_points(line, arc, start_arc, offset, -heading, max(8.0, 1.5 * observation.speed_mps))
         steps = np.round(TIMES_S / DT_S).astype(int)
         explanation = explain(observation.speed_mps, float(speed[30]), leader, xyyaw[steps[5], 2])
         return Plan(Trajectory(TIMES_S.copy(), xyyaw[steps]), explanation=explanation)
 
-    def _drive(self, arc_m: float, speed_mps: float, obstacles: list[_Obstacle],
-               limit_mps: FloatArray) -> tuple[FloatArray, FloatArray, _Obstacle | None]:
+    def _drive(self, arc_m: float, speed_mps: float, obstacles: list[Obstacle],
+               limit_mps: FloatArray) -> tuple[FloatArray, FloatArray, Obstacle | None]:
         """Arc lengths and speeds (41,) under IDM, and the obstacle that brakes hardest now."""
         near = np.array([o.arc_m for o in obstacles] or [ENOUGH_M])
         lead_speed = np.array([o.speed_mps for o in obstacles] or [speed_mps])
         arcs, speeds = [arc_m], [max(speed_mps, 0.0)]
-        leader: _Obstacle | None = None
+        leader: Obstacle | None = None
         for step in range(round(TIMES_S[-1] / DT_S)):
             v0 = float(np.interp(arcs[-1], np.arange(len(limit_mps)), limit_mps))
             gap = near + lead_speed * step * DT_S - arcs[-1] - self.front_m
@@ -123,7 +123,7 @@ class IdmPlanner(Planner):
             speeds.append(max(0.0, speeds[-1] + chosen * DT_S))
         return np.array(arcs), np.array(speeds), leader
 
-    def _agents(self, observation: Observation, line: FloatArray) -> list[_Obstacle]:
+    def _agents(self, observation: Observation, line: FloatArray) -> list[Obstacle]:
         if observation.agents is None or observation.agents_valid is None:
             return []
         slots = np.flatnonzero(observation.agents_valid[-1])
@@ -136,10 +136,10 @@ class IdmPlanner(Planner):
             cause = Cause("pedestrian" if category == "pedestrian" else "obstacle" if category == "object" else
                           "lead vehicle", observation.agent_ids[slots[i]] if observation.agent_ids else None, category,
                           (float(agents[i, 0]), float(agents[i, 1])))
-            found.append(_Obstacle(float(near[i]), float(along[i]), cause))
+            found.append(Obstacle(float(near[i]), float(along[i]), cause))
         return found
 
-    def _lights(self, observation: Observation, line: FloatArray) -> list[_Obstacle]:
+    def red_lights(self, observation: Observation, line: FloatArray) -> list[Obstacle]:
         """Stop lines of red lights on the path, and of yellow ones before which one can still stop."""
         if observation.map is None or not observation.signal_states:
             return []
@@ -154,11 +154,11 @@ class IdmPlanner(Planner):
             arc = stop_arc(center, lane.is_intersection, line)
             reach = arc - self.front_m
             if arc < ENOUGH_M and reach > -1.0 and (state == "red" or reach > stopping_m):
-                found.append(_Obstacle(arc + self.parameters.min_gap_m / 2, 0.0,
+                found.append(Obstacle(arc + self.parameters.min_gap_m / 2, 0.0,
                                        Cause("red light", lane.signal_id, state=state)))
         return found
 
-    def _desired_speed(self, observation: Observation) -> float:
+    def desired_speed(self, observation: Observation) -> float:
         """The speed limit of the lane under the ego, where the map knows one."""
         lanes = observation.map.lanes.values() if observation.map is not None else ()
         ego = xyyaw_from_pose(observation.world_from_rig)
@@ -234,22 +234,23 @@ def speed_profile(line: FloatArray, desired_mps: float) -> FloatArray:
 
 
 def path_points(line: FloatArray, arc_m: FloatArray, start_m: float, offset_m: float, angle_rad: float,
-                merge_m: float) -> FloatArray:
-    """Poses (N, 3) at arcs of ``line``, whose lateral offset and angle at the start fade out over merge_m (cubic)."""
+                merge_m: float, target_m: FloatArray | float = 0.0) -> FloatArray:
+    """Poses (..., 3) at arcs (...) of ``line``, whose lateral offset and angle at the start go over into target_m
+    (broadcast; left positive) and the line's own heading within merge_m, as a cubic does."""
     course = np.unwrap(np.arctan2(*np.diff(line, axis=0)[:, ::-1].T))
     at = np.arange(len(line)) * float(np.linalg.norm(line[1] - line[0]))
     yaw = np.interp(arc_m, (at[1:] + at[:-1]) / 2, course)
     u = np.clip((arc_m - start_m) / merge_m, 0.0, 1.0)
     slope = np.tan(np.clip(wrap_angle(angle_rad), -0.6, 0.6)) * merge_m
-    side = offset_m * (1 - 3 * u**2 + 2 * u**3) + slope * u * (1 - u) ** 2
-    tilt = (offset_m * (6 * u**2 - 6 * u) + slope * (1 - u) * (1 - 3 * u)) / merge_m
+    side = target_m + (offset_m - target_m) * (1 - 3 * u**2 + 2 * u**3) + slope * u * (1 - u) ** 2
+    tilt = ((offset_m - target_m) * (6 * u**2 - 6 * u) + slope * (1 - u) * (1 - 3 * u)) / merge_m
     past = np.maximum(arc_m - at[-1], 0.0)  # straight on past the route's end
     x = np.interp(arc_m, at, line[:, 0]) + past * np.cos(yaw) - side * np.sin(yaw)
     y = np.interp(arc_m, at, line[:, 1]) + past * np.sin(yaw) + side * np.cos(yaw)
     return np.stack([x, y, wrap_angle(yaw + np.arctan(tilt))], -1)
 
 
-def explain(speed_mps: float, later_mps: float, leader: _Obstacle | None, turn_rad: float) -> Explanation:
+def explain(speed_mps: float, later_mps: float, leader: Obstacle | None, turn_rad: float) -> Explanation:
     """The decision in words, with the obstacle that made it."""
     lateral = "turn left" if turn_rad > 0.35 else "turn right" if turn_rad < -0.35 else "keep"
     if leader is None:

@@ -18,6 +18,7 @@ PLANNERS: dict[str, str] = {
     "constant_velocity": "drive_wm.planners.baselines:ConstantVelocity",
     "log_replay": "drive_wm.planners.baselines:LogReplay",
     "idm": "drive_wm.planners.idm:IdmPlanner",
+    "pdm_closed": "drive_wm.planners.pdm_closed:PdmClosed",
     "direct": "drive_wm.planners.direct:DirectPlanner",
 }
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("pyarrow", reason="Argoverse 2 needs a pyarrow that works with this numpy", exc_type=ImportError)
 
 from drive_wm.datasets.argoverse2 import CATEGORY_OF, WHEEL_RADIUS_M, Argoverse2Source
+from drive_wm.datasets.clips import make_clip
 from drive_wm.datasets.health import check
 from drive_wm.datasets.show import contact_sheet_of, describe, topdown_of
 from drive_wm.geometry import project_to_polyline, transform_points
@@ -125,6 +126,56 @@ def test_recorded_images_are_read_by_their_nanoseconds(tmp_path: Path) -> None:
     assert not log.frames.rendered and log.split == "train"
     assert log.frames.timestamps_us("ring_front_center").tolist() == [START_NS // 1000 + 123]
     assert log.frames.read("ring_front_center", START_NS // 1000 + 123).shape == (1024, 800, 3)
+
+
+def add_camera(folder: Path, name: str, width: int, height: int, phase_ms: int, scale: float) -> None:
+    """A ring camera at 20 Hz, each image brighter by 5 than the last; calibrated for width x height, stored scaled."""
+    from pyarrow import feather as arrow
+
+    for table, row in (("intrinsics", {"fx_px": 800.0, "fy_px": 800.0, "cx_px": width / 2, "cy_px": height / 2,
+                                       "width_px": width, "height_px": height}),
+                       ("egovehicle_SE3_sensor", {"qw": 0.5, "qx": -0.5, "qy": 0.5, "qz": -0.5, "tx_m": 1.6,
+                                                  "ty_m": 0.0, "tz_m": 1.4})):
+        path = folder / "calibration" / f"{table}.feather"
+        columns = arrow.read_table(path).to_pydict()
+        feather(path, {k: v + [row.get(k, name)] for k, v in columns.items()})
+    images = folder / "sensors" / "cameras" / name
+    images.mkdir(parents=True)
+    for i in range(2 * COUNT - 1):
+        at = START_NS + phase_ms * 1_000_000 + i * STEP_NS // 2
+        picture = np.full((round(height * scale), round(width * scale), 3), 60 + 5 * i, np.uint8)
+        cv2.imwrite(str(images / f"{at}.jpg"), picture)
+
+
+def test_a_clip_of_recorded_images_has_the_nearest_of_each_camera(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "abc")
+    add_camera(folder, "ring_side_left", 2048, 1536, 7, 0.125)
+    add_camera(folder, "ring_rear_left", 2048, 1536, -20, 0.25)
+    log = Argoverse2Source(tmp_path).load("abc")
+    assert log.rig.names == ("ring_side_left", "ring_rear_left")  # ring_front_center has no images here
+    side = log.rig.camera("ring_side_left")
+    assert (side.width, side.height) == (256, 192) and side.intrinsics[:2, 2].tolist() == [128.0, 96.0]
+    broken = folder / "sensors" / "cameras" / "ring_side_left" / f"{START_NS + 7_000_000 + 2 * STEP_NS // 2}.jpg"
+    broken.write_bytes(broken.read_bytes()[:500])
+    clip = make_clip(log, log.start_us, COUNT, 10.0, rig=log.rig.resized(64, 48))
+    assert clip.frames_valid.tolist() == [[True, True], [False, True], [True, True], [True, True], [True, True]]
+    for i, image in enumerate(clip.frames["ring_side_left"]):  # taken 7 ms after each step
+        assert image.mean() == (0 if i == 1 else 60 + 10 * i)
+    # taken 20 ms before and 30 ms after each step: the earlier is nearer
+    assert [round(float(image.mean())) for image in clip.frames["ring_rear_left"]] == [60, 70, 80, 90, 100]
+
+
+def test_images_that_do_not_fit_their_calibration_are_refused(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "abc")
+    add_camera(folder, "ring_side_left", 2048, 1536, 0, 0.125)
+    images = folder / "sensors" / "cameras" / "ring_side_left"
+    (images / "first.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="named by its time"):
+        Argoverse2Source(tmp_path).load("abc")
+    (images / "first.jpg").unlink()
+    cv2.imwrite(str(images / f"{START_NS}.jpg"), np.zeros((192, 192, 3), np.uint8))
+    with pytest.raises(InputError, match="192 x 192, calibrated for 2048 x 1536"):
+        Argoverse2Source(tmp_path).load("abc")
 
 
 def test_the_route_goes_on_along_the_lane(log: Log) -> None:

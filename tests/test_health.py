@@ -1,245 +1,284 @@
-"""Each way to damage a recording is found and named; a sound recording has no error."""
+"""The health report itself: sound drives, logs made fit, the page, and what the table of damages leaves out."""
 
 import json
-from collections.abc import Callable
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from drive_wm.datasets.clips import make_clip
 from drive_wm.datasets.drive_folder import DriveFolderSource
-from drive_wm.datasets.health import HealthReport, check, column, forward_speed
+from drive_wm.datasets.health import check, column, examine, fit, forward_speed, validity
+from drive_wm.datasets.health.cameras import calibration, chosen, look_at
+from drive_wm.datasets.health.ego import pose_jumps
+from drive_wm.datasets.health.findings import found, many
+from drive_wm.datasets.health.pictures import path_above
+from drive_wm.datasets.rigs import nuscenes_six
+from drive_wm.datasets.sources import open_source
+from drive_wm.eval.health_page import check_drives
+from drive_wm.eval.run_folder import RunFolder
+from drive_wm.geometry import pose_from_xyzyaw
+from drive_wm.types import ByteArray, FloatArray, FrameError, InputError, IntArray, Log, Poses
 
 FORWARD = [0.5, -0.5, 0.5, -0.5]
 START_US, STEP_US, COUNT = 1_700_000_000_000_000, 100_000, 60
-HOUR_US = 3_600_000_000
-Table = dict[str, list]
 
 
-def table() -> Table:
-    """Left along a circle of 20 m at 8 m/s for 6 s, 137 degrees."""
-    turn = 8.0 / 20.0 * 0.1 * np.arange(COUNT)
-    return {"timestamp_us": (START_US + STEP_US * np.arange(COUNT)).tolist(),
-            "x_m": (20 * np.sin(turn)).tolist(), "y_m": (20 * (1 - np.cos(turn))).tolist(), "yaw_rad": turn.tolist(),
-            "speed_mps": [8.0] * COUNT, "yaw_rate_radps": [0.4] * COUNT}
+def far_image(rng: np.random.Generator, shift_px: float) -> ByteArray:
+    """What a camera of 64 x 48 pixels sees of a wall of noise, moved by shift_px."""
+    wall = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 60), dtype=np.uint8), (480, 48))
+    grey = cv2.warpAffine(wall, np.array([[1.0, 0, shift_px - 200], [0, 1.0, 0]]), (64, 48))
+    return np.repeat(np.clip(grey + rng.normal(0, 3, grey.shape), 0, 255).astype(np.uint8)[..., None], 3, 2)
 
 
-def winding() -> Table:
-    """An S of 6 s at 8 m/s whose heading swings by 0.5 rad."""
-    time_s = 0.1 * np.arange(COUNT)
-    yaw = 0.5 * np.sin(2 * np.pi * time_s / 4.0)
-    step = 0.8 * np.stack([np.cos(yaw), np.sin(yaw)], -1)
-    path = np.cumsum(step, 0) - step / 2
-    return {"timestamp_us": (START_US + STEP_US * np.arange(COUNT)).tolist(),
-            "x_m": path[:, 0].tolist(), "y_m": path[:, 1].tolist(), "yaw_rad": yaw.tolist()}
-
-
-def panorama(yaw_rad: float, rng_seed: int = 0) -> np.ndarray:
-    """What a camera of focal length 50 px sees of far things all around, (48, 64, 3)."""
-    noise = np.random.default_rng(rng_seed).integers(0, 255, (6, 120, 3), dtype=np.uint8)
-    wide = cv2.resize(noise, (960, 48), interpolation=cv2.INTER_CUBIC)
-    left = 400.0 - 50.0 * yaw_rad
-    return cv2.warpAffine(wide, np.array([[1.0, 0.0, -left], [0.0, 1.0, 0.0]]), (64, 48))
-
-
-def write_drive(folder: Path, rows: Table, cameras: tuple[str, ...] = ("front",), shift_us: int = 0) -> Path:
-    """Images show the true turning of ``rows`` as they were at first, whatever was done to them since."""
+def write_drive(folder: Path, speed_mps: float = 8.0, said_mps: float = 8.0, yaw_rad: float = 0.0) -> Path:
+    """Straight ahead for 6 s, one camera at 10 Hz."""
     folder.mkdir(parents=True)
-    one = {"width": 64, "height": 48, "intrinsics": [[50, 0, 32], [0, 50, 24], [0, 0, 1]],
-           "translation_m": [1.5, 0.0, 1.4], "rotation_wxyz": FORWARD}
-    (folder / "rig.json").write_text(json.dumps({"cameras": {name: one for name in cameras}}))
-    lines = [",".join(rows)] + [",".join(map(str, row)) for row in zip(*rows.values())]
-    (folder / "ego.csv").write_text("\n".join(lines))
-    truth = table()["yaw_rad"] if "speed_mps" in rows else winding()["yaw_rad"]
-    for camera in cameras:
-        (folder / "frames" / camera).mkdir(parents=True)
-        for i in range(COUNT):
-            image = panorama(truth[i])
-            cv2.imwrite(str(folder / "frames" / camera / f"{START_US + shift_us + i * STEP_US}.jpg"), image)
+    camera = {"width": 64, "height": 48, "intrinsics": [[50, 0, 32], [0, 50, 24], [0, 0, 1]],
+              "translation_m": [1.5, 0.0, 1.4], "rotation_wxyz": FORWARD}
+    (folder / "rig.json").write_text(json.dumps({"cameras": {"front": camera}, "licence": "mine"}))
+    rows = ["timestamp_us,x_m,y_m,yaw_rad,speed_mps"]
+    rows += [f"{START_US + i * STEP_US},{0.1 * speed_mps * i},0.0,{yaw_rad},{said_mps}" for i in range(COUNT)]
+    (folder / "ego.csv").write_text("\n".join(rows))
+    (folder / "frames" / "front").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for i in range(COUNT):
+        image = far_image(rng, 0.5 * i)
+        cv2.imwrite(str(folder / "frames" / "front" / f"{START_US + i * STEP_US}.jpg"), image)
     return folder
 
 
-def report(folder: Path) -> HealthReport:
+def load(folder: Path) -> Log:
     source = DriveFolderSource(folder)
-    return check(source.load(source.log_ids()[0]))
+    return source.load(source.log_ids()[0])
 
 
-def scaled(name: str, factor: float) -> Callable[[Table], None]:
-    def change(rows: Table) -> None:
-        rows[name] = [value * factor for value in rows[name]]
-    return change
-
-
-def put(name: str, row: int, value: object) -> Callable[[Table], None]:
-    def change(rows: Table) -> None:
-        rows[name][row] = value
-    return change
-
-
-def nanoseconds(rows: Table) -> None:
-    rows["timestamp_us"] = [t * 1000 for t in rows["timestamp_us"]]
-
-
-def seconds(rows: Table) -> None:
-    rows["timestamp_us"] = [t / 1e6 for t in rows["timestamp_us"]]
-
-
-def degrees(rows: Table) -> None:
-    rows["yaw_rad"] = np.degrees(rows["yaw_rad"]).tolist()
-
-
-def compass(rows: Table) -> None:
-    rows["yaw_rad"] = (np.pi / 2 - np.array(rows["yaw_rad"])).tolist()
-
-
-def swapped(rows: Table) -> None:
-    rows["x_m"], rows["y_m"] = rows["y_m"], rows["x_m"]
-
-
-def gap(rows: Table) -> None:
-    for name in rows:
-        rows[name] = rows[name][:20] + rows[name][30:]
-
-
-ROWS: dict[str, tuple[Callable[[Table], None], str]] = {
-    "NaN pose": (put("x_m", 5, "nan"), "invalid pose"),
-    "time out of order": (put("timestamp_us", 9, START_US), "time order"),
-    "time repeated": (put("timestamp_us", 9, START_US + 8 * STEP_US), "time order"),
-    "nanoseconds": (nanoseconds, "time unit"),
-    "milliseconds": (scaled("timestamp_us", 1e-3), "time unit"),
-    "seconds": (seconds, "time unit"),
-    "km/h": (scaled("speed_mps", 3.6), "speed unit"),
-    "miles an hour": (scaled("speed_mps", 2.237), "speed unit"),
-    "speed scaled": (scaled("speed_mps", 1.3), "speed mismatch"),
-    "degrees": (degrees, "yaw unit"),
-    "degrees a second": (scaled("yaw_rate_radps", 57.3), "yaw rate unit"),
-    "yaw rate sign": (scaled("yaw_rate_radps", -1), "mirrored axes"),
-    "compass heading": (compass, "mirrored axes"),
-    "x and y swapped": (swapped, "mirrored axes"),
-    "pose jump": (put("x_m", 30, 500.0), "pose jump"),
-    "pose step": (put("x_m", 30, 22.0), "pose acceleration"),
-    "pose gap": (gap, "pose gap"),
-}
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_damaged_rows_are_named(name: str, tmp_path: Path) -> None:
-    rows = table()
-    change, kind = ROWS[name]
-    change(rows)
-    found = report(write_drive(tmp_path / "a", rows))
-    assert kind in found.kinds(), found.to_text()
-    assert kind == "pose gap" or not found.ok
-
-
-def paths_of(folder: Path) -> list[Path]:
-    return sorted((folder / "frames" / "front").iterdir())
-
-
-def missing(paths: list[Path]) -> None:
-    paths[10].unlink()
-
-
-def truncated(paths: list[Path]) -> None:
-    paths[10].write_bytes(paths[10].read_bytes()[:200])
-
-
-def empty(paths: list[Path]) -> None:
-    paths[10].write_bytes(b"")
-
-
-def frozen(paths: list[Path]) -> None:
-    for path in paths[20:24]:
-        path.write_bytes(paths[19].read_bytes())
-
-
-def one_frozen_but_encoded_again(paths: list[Path]) -> None:
-    cv2.imwrite(str(paths[20]), cv2.imread(str(paths[19])), [cv2.IMWRITE_JPEG_QUALITY, 100])
-
-
-def resized(paths: list[Path]) -> None:
-    cv2.imwrite(str(paths[3]), np.zeros((20, 20, 3), np.uint8))
-
-
-def black(paths: list[Path]) -> None:
-    cv2.imwrite(str(paths[3]), np.zeros((48, 64, 3), np.uint8))
-
-
-def white(paths: list[Path]) -> None:
-    cv2.imwrite(str(paths[3]), np.full((48, 64, 3), 255, np.uint8))
-
-
-def gone(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink()
-    other = paths[0].parent.parent / "spare"
-    cv2.imwrite(str(other / paths[0].name), np.zeros((48, 64, 3), np.uint8))
-
-
-IMAGES: dict[str, tuple[Callable[[list[Path]], None], str]] = {
-    "missing frame": (missing, "frame gap"),
-    "truncated JPEG": (truncated, "broken image"),
-    "empty file": (empty, "broken image"),
-    "frozen": (frozen, "frozen image"),
-    "frozen, encoded again": (one_frozen_but_encoded_again, "frozen image"),
-    "another size": (resized, "image size"),
-    "black": (black, "under-exposed"),
-    "white": (white, "over-exposed"),
-}
-
-
-@pytest.mark.parametrize("name", IMAGES)
-def test_damaged_images_are_named(name: str, tmp_path: Path) -> None:
-    folder = write_drive(tmp_path / "a", table())
-    damage, kind = IMAGES[name]
-    damage(paths_of(folder))
-    found = report(folder)
-    assert kind in found.kinds(), found.to_text()
-    assert all(finding.where == "front" for finding in found.findings)
-
-
-@pytest.mark.parametrize("cameras", [("front",), tuple(f"cam{i}" for i in range(8))])
-def test_a_sound_drive_has_no_finding(cameras: tuple[str, ...], tmp_path: Path) -> None:
-    found = report(write_drive(tmp_path / "a", table(), cameras))
-    assert found.ok and not found.findings, found.to_text()
-
-
-def test_a_camera_without_images_is_missing(tmp_path: Path) -> None:
-    folder = write_drive(tmp_path / "a", table(), ("front", "spare"))
-    gone(paths_of(folder))
-    assert "missing camera" in report(folder).kinds("error")
-
-
-@pytest.mark.parametrize("shift_us, words", [
-    (2 * HOUR_US, "time zone"), (90_000_000, "90.0 s apart"), (3_000_000, "lie outside")])
-def test_clocks_apart_are_named(shift_us: int, words: str, tmp_path: Path) -> None:
-    found = report(write_drive(tmp_path / "a", table(), shift_us=shift_us))
-    assert [words in finding.message for finding in found.findings if finding.kind == "clock offset"] == [True]
-
-
-def test_images_of_another_time_and_mirrored_images_are_told_from_sound_ones(tmp_path: Path) -> None:
-    assert not report(write_drive(tmp_path / "sound", winding())).findings
-    late = report(write_drive(tmp_path / "late", winding(), shift_us=400_000))
-    assert ["0.40 s too late" in f.message for f in late.findings if (f.kind, f.severity) == ("clock offset", "error")]
-    folder = write_drive(tmp_path / "mirrored", winding())
-    for path in paths_of(folder):
-        cv2.imwrite(str(path), cv2.imread(str(path))[:, ::-1])
-    assert report(folder).kinds("error") == {"mirrored image"}
-
-
-def test_report_as_text_and_as_json(tmp_path: Path) -> None:
-    rows = table()
-    scaled("speed_mps", 3.6)(rows)
-    found = report(write_drive(tmp_path / "a", rows))
-    assert "a: DAMAGED (1 errors, 0 warnings)" in found.to_text() and "km/h" in found.to_text()
-    assert json.loads(json.dumps(found.to_dict()))["findings"][0]["kind"] == "speed unit"
+# --- sound drives -------------------------------------------------------------------------------------------------
 
 
 def test_recorded_drives_are_sound_and_agree_with_gps(shared_data: Path) -> None:
     source = DriveFolderSource(shared_data / "drives")
     for name in source.log_ids():
-        log = source.load(name)
-        found = check(log)
-        assert found.ok, found.to_text()
+        log, report = examine(source, name)
+        assert log is not None and not report.findings, report.to_text()
         assert np.nanmean(np.abs(column(log, "speed_mps") - forward_speed(log))) < 0.15
+
+
+@pytest.mark.parametrize("kind, folder", [("argoverse2", "argoverse2"), ("nuscenes", "nuscenes_one_sample")])
+def test_recorded_data_sets_are_sound(kind: str, folder: str, shared_data: Path) -> None:
+    pytest.importorskip("nuscenes" if kind == "nuscenes" else "pyarrow")
+    source = open_source(f"{kind}:{shared_data / folder}")
+    for name in source.log_ids():
+        _, report = examine(source, name)
+        assert not report.findings, report.to_text()
+
+
+def test_the_town_is_sound_drawn_and_as_nuscenes(tmp_path: Path) -> None:
+    pytest.importorskip("nuscenes", reason="needs pip install nuscenes-devkit")
+    from drive_wm.datasets.nuscenes_writer import write_nuscenes
+    from drive_wm.datasets.rendered import RenderedFrames
+    from drive_wm.datasets.town import generate
+
+    log = generate(7)
+    assert not check(log, 2).findings, check(log, 2).to_text()
+    two = replace(log, rig=log.rig.subset(["CAM_FRONT", "CAM_BACK_LEFT"]))
+    two = replace(two, frames=RenderedFrames(two))
+    source = open_source(f"nuscenes:{write_nuscenes([two], tmp_path / 'town', sweep_hz=5)}")
+    _, report = examine(source, source.log_ids()[0])
+    assert not report.findings, report.to_text()
+
+
+# --- logs made fit ------------------------------------------------------------------------------------------------
+
+
+def test_a_log_made_fit_lists_and_reads_sound_images_only_and_travels_to_workers(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a")
+    bad = START_US + 20 * STEP_US
+    (folder / "frames" / "front" / f"{bad}.jpg").write_bytes(b"")
+    log = load(folder)
+    sound = pickle.loads(pickle.dumps(fit(log)))
+    assert len(log.frames.timestamps_us("front")) == COUNT and len(sound.frames.timestamps_us("front")) == COUNT - 1
+    with pytest.raises(FrameError, match="damaged, see its health report"):
+        sound.frames.read("front", bad)
+    assert not check(sound).kinds("error")
+    assert fit(load(write_drive(tmp_path / "b"))).frames.read("front", bad).shape == (48, 64, 3)
+
+
+def test_a_clip_uses_no_image_twice_whatever_the_tolerance(tmp_path: Path) -> None:
+    log = load(write_drive(tmp_path / "a"))
+    clip = make_clip(log, START_US, 40, 20.0, tolerance_us=60_000)  # twice as many steps as images
+    assert clip.frames_valid[:, 0].sum() == 20
+    np.testing.assert_array_equal(clip.frames_valid[:, 0], np.arange(40) % 2 == 0)
+    assert make_clip(log, START_US + 7, 4, 10.0, tolerance_us=0).frames_valid.sum() == 0
+
+
+def test_a_clip_masks_an_image_that_repeats_the_one_before(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a")
+    paths = sorted((folder / "frames" / "front").iterdir())
+    paths[11].write_bytes(paths[10].read_bytes())
+    clip = make_clip(load(folder), START_US, 20, 10.0)
+    assert np.flatnonzero(~clip.frames_valid[:, 0]).tolist() == [11] and clip.frames["front"][11].max() == 0
+
+
+def test_no_action_leads_over_a_hole_in_the_poses(tmp_path: Path) -> None:
+    log = load(write_drive(tmp_path / "a"))
+    valid = np.ones(COUNT, bool)
+    valid[21:29] = False  # 2.1 s to 2.8 s: between the steps at 2 s and 3 s
+    clip = make_clip(replace(log, ego=replace(log.ego, valid=valid)), START_US, 6, 1.0)
+    assert clip.ego_valid.all() and clip.actions_valid.tolist() == [True, True, False, True, True]
+    np.testing.assert_allclose(clip.actions[clip.actions_valid], [[8.0, 0.0]] * 4, atol=1e-9)
+
+
+def test_speed_comes_from_the_poses_when_none_is_reported(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a")
+    text = (folder / "ego.csv").read_text()
+    (folder / "ego.csv").write_text("\n".join(line.rpartition(",")[0] for line in text.splitlines()))
+    log = load(folder)
+    assert not check(log).findings and np.isnan(column(log, "speed_mps")).all()
+    np.testing.assert_allclose(make_clip(log, START_US, 10, 2.0).actions, [[8.0, 0.0]] * 9, atol=1e-9)
+
+
+# --- single checks ------------------------------------------------------------------------------------------------
+
+
+def test_backing_up_slowly_is_odd_and_at_speed_wrong(tmp_path: Path) -> None:
+    slow = check(load(write_drive(tmp_path / "a", 4.0, 4.0, np.pi)))
+    assert slow.ok and slow.kinds() == {"reversing"}
+    assert check(load(write_drive(tmp_path / "b", 12.0, 12.0, np.pi))).kinds("error") == {"heading"}
+
+
+@pytest.mark.parametrize("said_mps, kind, words", [
+    (28.8, "speed unit", "km/h"), (17.9, "speed unit", "miles an hour"), (15.55, "speed unit", "knots"),
+    (2.44, "position unit", "feet"), (10.0, "speed mismatch", "1.25 times"), (8.3, None, "")])
+def test_the_ratio_of_speeds_betrays_the_unit(said_mps: float, kind: str | None, words: str, tmp_path: Path) -> None:
+    report = check(load(write_drive(tmp_path / "a", 8.0, said_mps)), 0)
+    assert report.kinds("error") == ({kind} if kind else set())
+    assert words in report.to_text()
+
+
+def along_x(x_m: FloatArray) -> Log:
+    times = 100_000 * np.arange(len(x_m))
+    pose = pose_from_xyzyaw(np.stack([x_m, 0 * x_m, 0 * x_m], -1), np.zeros(len(x_m)))
+    from drive_wm.datasets.rendered import NoFrames
+
+    return Log("x", "test", nuscenes_six(), Poses(times, pose, np.ones(len(x_m), bool)), NoFrames())
+
+
+def test_an_outlier_spoils_its_surroundings_and_a_lasting_jump_the_shorter_part() -> None:
+    out, stays = (np.arange(60.0) for _ in range(2))
+    out[30] += 40.0
+    stays[50:] += 40.0
+    (outlier,), (jump,) = (list(pose_jumps(along_x(x))) for x in (out, stays))
+    assert outlier.times_us == tuple(100_000 * np.arange(26, 35)) and outlier.count == 2  # 0.35 s around 2.9 to 3.1 s
+    assert jump.times_us == tuple(100_000 * np.arange(46, 60)) and jump.count == 1
+    assert not list(pose_jumps(along_x(np.arange(60.0) ** 2 / 20)))  # 10 m/s2
+
+
+def test_mounts_of_a_real_rig_pass_and_a_portrait_camera_does_not() -> None:
+    camera = nuscenes_six().cameras[0]
+    assert not list(calibration(camera))
+    turned = camera.rig_from_camera.copy()
+    turned[:3, :3] = turned[:3, :3] @ np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    (finding,) = calibration(replace(camera, rig_from_camera=turned))
+    assert finding.kind == "camera mount" and "upright" in finding.message
+
+
+def test_few_images_are_decoded_and_small_files_among_them(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a")
+    black = sorted((folder / "frames" / "front").iterdir())[31]
+    cv2.imwrite(str(black), np.zeros((48, 64, 3), np.uint8))
+    log = load(folder)
+    seen = look_at(log, log.rig.cameras[0], 10)
+    assert {30, 31, 32} <= set(chosen(seen, 10)) and len(seen.grey) <= 14 and len(seen.prints) == COUNT
+    assert {"under-exposed", "sampled"} <= check(log, 10).kinds()
+
+
+class Wide:
+    """Images of 640 x 480 pixels in memory; only what is asked for is made."""
+
+    rendered = False
+
+    def timestamps_us(self, camera: str) -> IntArray:
+        return START_US + STEP_US * np.arange(3)
+
+    def read(self, camera: str, timestamp_us: int) -> ByteArray:
+        raise FrameError(f"{camera}: no image")
+
+
+def test_a_source_that_has_no_files_is_checked_as_well() -> None:
+    log = along_x(np.arange(10.0))
+    report = check(replace(log, frames=Wide(), licence="mine"))
+    assert {f.where for f in report.findings if f.kind == "broken image"} == set(log.rig.names)
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+
+def test_report_as_text_and_as_json(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a", 8.0, 28.8)
+    (folder / "frames" / "front" / f"{START_US + 12 * STEP_US}.jpg").write_bytes(b"")
+    report = check(load(folder))
+    assert "a: DAMAGED (2 errors, 0 warnings)" in report.to_text() and "km/h" in report.to_text()
+    assert "mend: write speed in m/s" in report.to_text()
+    speed, image = json.loads(json.dumps(report.to_dict()))["findings"]
+    assert (speed["kind"], speed["camera"], speed["first_s"], speed["masked"]) == ("speed unit", None, None, False)
+    assert (image["kind"], image["camera"], image["first_s"], image["masked"]) == ("broken image", "front", 1.2, True)
+    assert image["count"] == 1 and image["first_us"] == START_US + 12 * STEP_US and "copy the file" in image["mend"]
+
+
+def test_an_unknown_kind_cannot_be_found() -> None:
+    with pytest.raises(KeyError):
+        found("gremlins", "ego", "they are in the engine")
+    assert (many(1, "image"), many(2, "image"), many(2, "stretch")) == ("1 image", "2 images", "2 stretches")
+
+
+def test_validity_over_time(tmp_path: Path) -> None:
+    folder = write_drive(tmp_path / "a")
+    paths = sorted((folder / "frames" / "front").iterdir())
+    paths[10].write_bytes(b"")
+    for path in paths[20:30]:
+        path.unlink()
+    log = load(folder)
+    bars = validity(log, check(log))
+    assert [state for _, _, state in bars["ego"]] == ["sound"]
+    assert [state for _, _, state in bars["front"]] == ["sound", "damaged", "sound", "missing", "sound"]
+    np.testing.assert_allclose([bar[:2] for bar in bars["front"]][3], (1.95, 2.95))
+
+
+def test_the_page_names_what_was_found_and_shows_it(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    broken = write_drive(tmp_path / "drives" / "monday")
+    sorted((broken / "frames" / "front").iterdir())[10].write_bytes(b"")
+    write_drive(tmp_path / "drives" / "tuesday")
+    unreadable = write_drive(tmp_path / "drives" / "wednesday")
+    (unreadable / "ego.csv").write_text("timestamp_us,x_m,y_m,yaw_rad\n1,nan,0,0")
+    source = DriveFolderSource(tmp_path / "drives")
+    run = RunFolder(tmp_path / "out", "data-check")
+    reports = check_drives(source, source.log_ids(), run)
+    assert [report.ok for report in reports] == [False, True, False]
+    page = (tmp_path / "out" / "report.html").read_text()
+    for words in ("2 of 3 drives damaged", "broken image", "copy the file", "unreadable", "front", "+1.00 s: broken"):
+        assert words in page
+    assert page.count("<img") == 2 + 3 and page.count('class="damaged"') >= 2 and "http" not in page
+    assert [item["ok"] for item in json.loads((tmp_path / "out" / "health.json").read_text())] == [False, True, False]
+
+
+def test_the_path_shows_its_damage() -> None:
+    log = along_x(np.arange(60.0))
+    sound, damaged = path_above(log, check(log)), along_x(np.where(np.arange(60) == 30, 500.0, np.arange(60.0)))
+    images = (sound, path_above(damaged, check(damaged)))
+    reds = [(image[..., 0].astype(int) - image[..., 1] > 100).sum() for image in images]
+    assert reds[0] == 0 and reds[1] > 500
+
+
+def test_a_broken_can_bus_file_is_one_clear_line(tmp_path: Path) -> None:
+    from drive_wm.datasets.health.tables import read_can
+
+    (tmp_path / "can_bus").mkdir()
+    (tmp_path / "can_bus" / "scene-0001_pose.json").write_text("[{}]")
+    assert read_can(tmp_path, "scene-0002") is None
+    with pytest.raises(InputError, match="is no CAN bus pose file"):
+        read_can(tmp_path, "scene-0001")

@@ -49,6 +49,16 @@ def test_third_parties_register_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         open_source(f"lost:{tmp_path}")
 
 
+def test_several_sources_are_one() -> None:
+    mixed = open_source(["town:3-4", "town:7"])
+    assert isinstance(mixed, Source) and mixed.log_ids() == ["town-000003", "town-000004", "town-000007"]
+    assert open_source(["town:7"]).kind == "town"
+    with pytest.raises(InputError, match="town:3-4 and town:4 both have a log 'town-000004'"):
+        open_source(["town:3-4", "town:4"])
+    with pytest.raises(InputError, match="no log 'town-000005' in any of the sources; did you mean 'town-00000"):
+        mixed.load("town-000005")
+
+
 def test_recorded_drives_open_as_sources(shared_data: Path) -> None:
     source = open_source(f"drive_folder:{shared_data / 'drives'}")
     assert isinstance(source, Source)

@@ -1,17 +1,49 @@
-"""The ego's reasons: what its driver decided every half second, and what bound it, read from the drive itself."""
+"""The ego's reasons: what its driver decided every half second, what bound it, and the values that this came from.
+
+They are not guessed from the drive afterwards: the simulation writes down, in each step, which of the accelerations
+it weighed was the least and whom that was about. ``ACCORD`` says which causes a decision may have; ``say`` puts it in
+words.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from drive_wm.datasets.town.agents import (
+    AHEAD,
+    BEND,
+    FREE,
+    GIVE_WAY,
+    LANE_CHANGE,
+    LEAD,
+    LIGHT,
+    LIMIT,
+    PASS,
+    PULL_OVER,
+    SIREN,
+    STOP_SIGN,
+)
+from drive_wm.datasets.town.record import EGO_VALUES
 from drive_wm.datasets.town.rules import DT_S, GREEN
-from drive_wm.datasets.town.streets import Network, signal_id
-from drive_wm.datasets.town.traffic import BEND, FREE, LEAD, LINE, Body, Record, Traffic
-from drive_wm.types import VULNERABLE, Cause, Explanation, FloatArray, IntArray
+from drive_wm.datasets.town.simulation import Simulation
+from drive_wm.datasets.town.streets import signal_id
+from drive_wm.types import Cause, Explanation, FloatArray
 
-AHEAD_S = 2.0
 STANDING_MPS = 0.3
+EVERY_STEPS = 5
 
+# decision -> the kinds of cause that it may name first
+ACCORD = {
+    "proceed": {"free road", "speed limit", "bend", "obstacle"},
+    "speed up": {"free road"},
+    "slow down": {"lead vehicle", "bend", "speed limit", "obstacle", "red light", "stop sign"},
+    "stop": {"lead vehicle", "red light", "stop sign", "obstacle"},
+    "yield": {"pedestrian", "give way"},
+    "follow": {"lead vehicle"},
+    "hold": {"lead vehicle", "red light", "stop sign", "obstacle"},
+}
 ACT_WORDS = {
     "proceed": "Going on",
     "speed up": "Speeding up",
@@ -27,154 +59,150 @@ SIDE_WORDS = {
     "turn right": " and turning right",
     "nudge left": " and moving a little left",
     "nudge right": " and moving a little right",
-    "change lane left": " and changing to the left lane",
-    "change lane right": " and changing to the right lane",
+    "change lane left": " and moving over to the left",
+    "change lane right": " and moving over to the right",
 }
 
 
 def say(longitudinal: str, lateral: str, causes: tuple[Cause, ...]) -> str:
     """One English sentence for a decision and its first cause."""
     cause = causes[0] if causes else Cause("none")
+    what = {"object": "works", None: "vehicle"}.get(cause.category, cause.category)
+    if longitudinal == "follow":
+        return f"Following the {what} ahead{SIDE_WORDS[lateral]}."
+    if longitudinal == "proceed" and cause.kind == "obstacle":
+        return f"Driving past the {what}{SIDE_WORDS[lateral]}."
     why = {
-        "lead vehicle": f"because of the {cause.category or 'vehicle'} ahead",
+        "lead vehicle": f"because of the {cause.state + ' ' if cause.state else ''}{what} ahead",
         "pedestrian": "because a pedestrian is on the road",
         "red light": f"because the light ahead is {cause.state or 'red'}",
         "stop sign": "because of the stop sign",
-        "give way": "to give way at the junction",
+        "give way": f"to let the {what} pass" if cause.agent_id else "because others have right of way",
         "bend": "because of the bend",
         "free road": "because the road ahead is free",
-        "speed limit": "because of the speed limit",
-        "obstacle": "because something is in the way",
+        "speed limit": "at the speed limit",
+        "obstacle": f"because the {what} ahead blocks the way" if what != "works" else "because of the works ahead",
         "route": "to follow the route",
     }.get(cause.kind, "")
     return f"{ACT_WORDS[longitudinal]}{SIDE_WORDS[lateral]} {why}".rstrip() + "."
 
 
-def _in_rig(xy: FloatArray, record: Record, step: int, ego: Body) -> tuple[float, float]:
-    yaw = record.yaw[step, 0]
-    delta = xy - record.xy[step, 0]
-    x = np.cos(yaw) * delta[0] + np.sin(yaw) * delta[1] + ego.center_m
-    return round(float(x), 2), round(float(np.cos(yaw) * delta[1] - np.sin(yaw) * delta[0]), 2)
-
-
 class Reasons:
-    """Builds an Explanation for any step of a run."""
+    """Builds the Explanation and the values of any step of a simulation that was run."""
 
-    def __init__(self, traffic: Traffic, record: Record, kept: set[str], signal_xy: dict[str, FloatArray]) -> None:
-        self.traffic, self.record, self.kept, self.signal_xy = traffic, record, kept, signal_xy
-        self.network: Network = traffic.network
-        self.ego = traffic.bodies[0]
-        self.speed, self.arc = record.speed[:, 0], record.arc[:, 0]
+    def __init__(self, sim: Simulation, kept: set[str], signal_xy: dict[str, FloatArray]) -> None:
+        self.sim, self.record, self.kept, self.signal_xy = sim, sim.record, kept, signal_xy
 
-    def _lead_cause(self, step: int, index: int) -> Cause:
-        bodies, people = self.traffic.bodies, self.traffic.people
-        body = bodies[index] if index < len(bodies) else people[index - len(bodies)]
-        if body.id not in self.kept:
-            return Cause("none")
-        xy = self.record.xy[step, index] if index < len(bodies) else self.record.person_xy[step, index - len(bodies)]
-        kind = "pedestrian" if body.category == "pedestrian" else "lead vehicle"
-        state = "standing" if index < len(bodies) and self.record.speed[step, index] < STANDING_MPS else "moving"
-        return Cause(kind, body.id, body.category, _in_rig(xy, self.record, step, self.ego), state)
+    def _in_rig(self, xy: FloatArray, step: int) -> tuple[float, float]:
+        yaw = self.record.yaw[step, 0]
+        delta = xy - self.record.xy[step, 0]
+        x = np.cos(yaw) * delta[0] + np.sin(yaw) * delta[1] + self.sim.center[0]
+        return round(float(x), 2), round(float(np.cos(yaw) * delta[1] - np.sin(yaw) * delta[0]), 2)
 
-    def _line_cause(self, step: int) -> Cause:
-        front = self.arc[step] + self.ego.center_m + self.ego.size_lwh_m[0] / 2
-        event = next((e for e in self.ego.path.events if e.stop_m > front - 1.5), None)
-        if event is None:
-            return Cause("none")
-        c = self.network.connectors[event.connector]
-        junction = self.network.junctions[c.junction]
-        if junction.control == "signal" and (light := self.traffic.light(event, step)) != GREEN:
-            name = signal_id(c.junction, c.arm)
-            position = _in_rig(self.signal_xy[name], self.record, step, self.ego)
-            return Cause("red light", name, None, position, "yellow" if light == 2 else "red")
-        ahead = round(float(event.stop_m - self.arc[step]), 2)
-        minor = self.traffic.rank(event) >= 2
-        return Cause("stop sign" if minor and junction.control == "stop sign" else "give way", None, None, (ahead, 0.0))
-
-    def causes(self, step: int) -> tuple[Cause, ...]:
-        kind, index = (int(v) for v in self.record.ego_why[step])
-        if kind in (LEAD, LINE) and index >= 0:
-            return (self._lead_cause(step, index),)
-        if kind == LINE:
-            return (self._line_cause(step),)
-        if kind == BEND:
-            return (Cause("bend"),)
-        return (
-            (Cause("speed limit" if self.speed[step] > 0.93 * self._limit(step) else "free road"),)
-            if kind == FREE
-            else ()
+    def _about(self, kind: str, index: int, step: int) -> Cause:
+        """A cause that points at a box, if it can be seen in the log."""
+        sim, r = self.sim, self.record
+        n, p = len(sim.bodies), len(sim.people)
+        if index < 0:
+            return Cause(kind)
+        if index >= n + p:
+            thing = sim.things[index - n - p]
+            parts = [(part[0], np.array(part[2][:2])) for part in thing.parts] or [
+                (thing.id, np.array(thing.xyyaw[:2]))
+            ]
+            name, xy = min(parts, key=lambda part: float(np.hypot(*(part[1] - r.xy[step, 0]))))
+            return Cause(
+                "obstacle", name if name in self.kept else None, thing.category, self._in_rig(xy, step), "standing"
+            )
+        agent = sim.bodies[index] if index < n else sim.people[index - n]
+        xy = r.xy[step, index] if index < n else r.person_xy[step, index - n]
+        state = None
+        if index < n:
+            state = "standing" if r.speed[step, index] < STANDING_MPS else "moving"
+        category = sim.bodies[index].category if index < n else "pedestrian"
+        return Cause(
+            "pedestrian" if index >= n else kind,
+            agent.id if agent.id in self.kept else None,
+            category,
+            self._in_rig(xy, step),
+            state,
         )
 
-    def _limit(self, step: int) -> float:
-        path = self.ego.path
-        return float(path.limit_mps[min(int(self.arc[step] * 2), len(path.limit_mps) - 1)]) * self.ego.factor
+    def _light(self, step: int) -> Cause:
+        junction, arm, axis = (int(v) for v in self.record.light[step])
+        state = int(self.sim.phases[junction].states[step, axis]) if junction in self.sim.phases else GREEN
+        name = signal_id(junction, arm)
+        position = self._in_rig(self.signal_xy[name], step) if name in self.signal_xy else None
+        return Cause("red light", name if position else None, None, position, "yellow" if state == 2 else "red")
 
-    def _lateral(self, step: int) -> str:
-        now, then = self.arc[step], self.arc[step] + max(self.speed[step] * AHEAD_S, 3.0)
-        for event in self.ego.path.events:
-            turn = self.network.connectors[event.connector].turn
-            if turn and event.stop_m < then and event.exit_m > now + 2.0:
-                return "turn left" if turn > 0 else "turn right"
-        return self._shift(now, then)
+    def cause(self, step: int) -> Cause:
+        """What bound the ego most in this step."""
+        kind, index, _ = (int(v) for v in self.record.why[step])
+        if kind in (LEAD, AHEAD, GIVE_WAY, SIREN):
+            return self._about("lead vehicle" if kind == LEAD else "give way", index, step)
+        if kind == LIGHT:
+            return self._light(step)
+        names = {STOP_SIGN: "stop sign", BEND: "bend", LIMIT: "speed limit", FREE: "free road"}
+        ahead = (round(float(self.record.values[step, 5]), 2), 0.0) if kind == STOP_SIGN else None
+        return Cause(names[kind], None, None, ahead)
 
-    def _shift(self, now: float, then: float) -> str:
-        """Lane changes and nudges: how far the route's line moves across the street that it follows."""
-        k = self.ego.path.line[[int(now * 2), min(int(then * 2), len(self.ego.path.line) - 1)]]
-        streets = self.network.streets
-        gaps = [np.linalg.norm(streets[s].line - k[0], axis=1).min() for s in self.network.spine]
-        street = streets[self.network.spine[int(np.argmin(gaps))]]
-        if min(gaps) > street.half_m:
-            return "keep"
-        across = [_across(street.line, point) for point in k]
-        if across[0] is None or across[1] is None:
-            return "keep"
-        moved = across[1] - across[0]
-        if abs(moved) > 1.2:
-            return "change lane left" if moved > 0 else "change lane right"
-        return "keep" if abs(moved) < 0.25 else "nudge left" if moved > 0 else "nudge right"
+    def longitudinal(self, step: int, cause: Cause) -> str:
+        v, a = float(self.record.speed[step, 0]), float(self.record.accel[step, 0])
+        standing = v < STANDING_MPS
+        if cause.kind in ("pedestrian", "give way"):
+            return "yield"
+        if cause.kind in ("red light", "stop sign"):
+            near = float(self.record.values[step, 5]) < v * v / 2.0 + 8.0
+            return "hold" if standing else "stop" if near else "slow down"
+        if cause.kind in ("lead vehicle", "obstacle"):
+            if standing:
+                return "hold"
+            if cause.kind == "obstacle" and a > -0.3:
+                return "proceed"
+            if a > -0.5 and cause.kind == "lead vehicle":
+                return "follow"
+            return "stop" if cause.state == "standing" and self._plan(step)[0] != PASS else "slow down"
+        if cause.kind == "free road":
+            return "speed up" if a > 0.4 else "proceed"
+        return "slow down" if a < -0.4 else "proceed"
 
-    def _longitudinal(self, step: int, cause: Cause) -> str:
-        later = min(step + int(AHEAD_S / DT_S), len(self.speed) - 1)
-        now, then = self.speed[step], self.speed[later]
-        if now < STANDING_MPS and then < STANDING_MPS:
-            return "yield" if cause.kind in ("pedestrian", "give way") else "hold"
-        if then < STANDING_MPS:
-            return "stop"
-        if then - now > 1.0:
-            return "speed up"
-        if now - then > 1.0:
-            return "yield" if cause.kind in ("pedestrian", "give way") else "slow down"
-        return "follow" if cause.kind == "lead vehicle" else "proceed"
+    def _plan(self, step: int) -> tuple[int, int]:
+        return int(self.record.plan[step, 0]), int(self.record.plan_of[step, 0])
+
+    def lateral(self, step: int) -> tuple[str, Cause | None]:
+        """What the ego does across the road, and why."""
+        plan, about = self._plan(step)
+        turn = int(self.record.turning[step])
+        offset, aim = (float(v) for v in self.record.values[step, 6:8])
+        shift = aim - offset
+        side = "left" if shift > 0 else "right"
+        if plan == LANE_CHANGE and abs(shift) > 0.5:
+            return f"change lane {side}", self._about("lead vehicle", about, step) if about >= 0 else Cause("route")
+        if plan in (PASS, PULL_OVER) and abs(shift) > 0.3:
+            kind = "give way" if plan == PULL_OVER else "lead vehicle"
+            return f"{'change lane' if abs(aim) > 1.5 else 'nudge'} {side}", self._about(kind, about, step)
+        if turn:
+            return ("turn left" if turn > 0 else "turn right"), Cause("route")
+        if abs(shift) > 0.35:
+            return f"{'change lane' if abs(shift) > 1.5 else 'nudge'} {side}", Cause("route")
+        return "keep", None
 
     def at(self, step: int) -> Explanation:
-        causes = self.causes(step)
-        longitudinal = self._longitudinal(step, causes[0] if causes else Cause("none"))
-        if longitudinal == "speed up" and causes and causes[0].kind not in ("free road", "speed limit", "bend"):
-            causes = (Cause("free road"), *causes)
-        lateral = self._lateral(step)
-        if lateral.startswith(("turn", "change")):
-            causes = (*causes, Cause("route"))
-        if any(c.category in VULNERABLE and c.kind == "pedestrian" for c in causes):
-            causes = tuple(sorted(causes, key=lambda c: c.kind != "pedestrian"))
+        cause = self.cause(step)
+        lateral, why = self.lateral(step)
+        causes = (cause,) if why is None or why.kind == cause.kind and why.agent_id == cause.agent_id else (cause, why)
+        longitudinal = self.longitudinal(step, cause)
         return Explanation(longitudinal, lateral, causes, say(longitudinal, lateral, causes))
 
+    def all(self, first: int) -> list[tuple[int, Explanation]]:
+        """(step after first, Explanation) every half second."""
+        return [(k, self.at(k + first)) for k in range(0, self.sim.steps - first, EVERY_STEPS)]
 
-def _across(line: FloatArray, point: FloatArray) -> float | None:
-    k = int(np.argmin(((line - point) ** 2).sum(-1)))
-    if k in (0, len(line) - 1):
-        return None
-    heading = line[k + 1] - line[k - 1]
-    delta = point - line[k]
-    return float((heading[0] * delta[1] - heading[1] * delta[0]) / np.linalg.norm(heading))
-
-
-def indicators(traffic: Traffic, record: Record) -> IntArray:
-    """(T, N) int8: +1 left, -1 right from 25 m before a turn until its end."""
-    out = np.zeros(record.arc.shape, np.int8)
-    for i, body in enumerate(traffic.bodies):
-        for event in body.path.events:
-            turn = traffic.network.connectors[event.connector].turn
-            if turn:
-                near = (record.arc[:, i] > event.stop_m - 25.0) & (record.arc[:, i] < event.exit_m)
-                out[near, i] = turn
-    return out
+    def values(self, first: int) -> dict[str, Any]:
+        """The numbers behind each Explanation, None where there is none."""
+        rows = self.record.values[first::EVERY_STEPS]
+        table = [
+            [round(k * EVERY_STEPS * DT_S, 2), *(round(float(v), 3) if np.isfinite(v) else None for v in row)]
+            for k, row in enumerate(rows)
+        ]
+        return {"columns": ["time_s", *EGO_VALUES], "rows": table}

@@ -1,9 +1,11 @@
-"""What stands beside the streets: buildings, trees, poles, hedges, traffic lights; never on a road or a walkway."""
+"""What stands beside the streets: buildings, plants, lamps, signs, furniture; never on a road or where people walk."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from drive_wm.datasets.town import streets
+from drive_wm.datasets.town.site import Site
 from drive_wm.datasets.town.streets import (
     WALKWAY_M,
     Arm,
@@ -15,8 +17,9 @@ from drive_wm.datasets.town.streets import (
     offset_line,
     signal_id,
 )
-from drive_wm.geometry import box_corners, wrap_angle
-from drive_wm.types import FloatArray, Prop
+from drive_wm.geometry import points_in_polygon, wrap_angle
+from drive_wm.render_state import cached
+from drive_wm.types import FloatArray, Prop, RoadMap
 
 FACADES = (
     (178, 92, 72),
@@ -32,87 +35,40 @@ FACADES = (
     (200, 200, 205),
     (92, 98, 110),
 )
-SIGN_COLORS = {"stop sign": (200, 25, 30), "give way": (235, 235, 235)}
-MAST_LWH_M = (0.4, 0.4, 5.0)
-
-
-class Ground:
-    """Tells how far a point is from the roads, and remembers the footprints of what was built."""
-
-    def __init__(self, network: Network) -> None:
-        lines = [street.line for street in network.streets]
-        for junction in network.junctions:
-            for arm in junction.arms:
-                at = np.arange(0.0, junction.reach_m, 2.0)
-                lines.append(np.stack([mouth(network, junction, arm, float(r), 0.0) for r in at]))
-        arms = [arm.street for junction in network.junctions for arm in junction.arms]
-        owners = list(range(len(network.streets))) + arms
-        self.points = np.concatenate(lines)
-        self.half = np.concatenate([np.full(len(line), network.streets[o].half_m) for line, o in zip(lines, owners)])
-        self.built = np.zeros((0, 4, 2))
-
-    def clearance(self, points: FloatArray) -> float:
-        """Metres from the nearest kerb to the nearest of points (N, 2); rounded corners are covered by the walkway."""
-        near = ((self.points - points[-1]) ** 2).sum(1) < 45.0**2
-        if not near.any():
-            return np.inf
-        delta = points[:, None] - self.points[None, near]
-        return float((np.sqrt((delta**2).sum(-1)) - self.half[None, near]).min())
-
-    def free(self, box: FloatArray) -> bool:
-        """Whether the rectangle (4, 2) overlaps nothing that was built (separating axes)."""
-        if not len(self.built):
-            return True
-        others = self.built[((self.built[:, 0] - box[0]) ** 2).sum(1) < 55.0**2]
-        axes = np.stack([box[0] - box[1], box[1] - box[2]])
-        other_axes = np.stack([others[:, 0] - others[:, 1], others[:, 1] - others[:, 2]], 1)
-        apart = np.zeros(len(others), bool)
-        for k in range(2):
-            apart |= _apart(np.broadcast_to(axes[k], (len(others), 2)), box, others)
-            apart |= _apart(other_axes[:, k], box, others)
-        return bool(apart.all())
-
-    def build(self, xyyaw: FloatArray, length_m: float, width_m: float, clear_m: float) -> bool:
-        box = box_corners(xyyaw, np.array(length_m), np.array(width_m))
-        edge = np.concatenate([box, (box + box[[1, 2, 3, 0]]) / 2, box.mean(0, keepdims=True)])
-        if self.clearance(edge) < clear_m or not self.free(box):
-            return False
-        self.built = np.concatenate([self.built, box[None]])
-        return True
-
-
-def _apart(axis: FloatArray, box: FloatArray, others: FloatArray) -> FloatArray:
-    a = axis @ box.T
-    b = np.einsum("nd,nkd->nk", axis, others)
-    return (a.max(1) < b.min(1)) | (b.max(1) < a.min(1))
+LEAVES, NEEDLES, HEDGE = (62, 118, 52), (40, 92, 58), (52, 98, 48)
+GREY, DARK, RED = (95, 98, 104), (52, 62, 58), (196, 40, 34)
+SIGN_LWH_M = (0.12, 0.75, 2.7)
+MAST_LWH_M = (0.4, 1.06, 5.0)
+KERB_M = 0.75  # from the kerb to what stands along it
+SIGHT_M = 13.0  # no tree so near before a junction, where it would hide lights and signs
+NEAR_ROUTE_M = 140.0
+MAST_SEARCH_M = 14.0
+STREETS = ("urban", "suburban", "park")
 
 
 def _walk(line: FloatArray, at_m: float) -> tuple[FloatArray, float]:
+    """The point of a line at that arc length, and the heading there."""
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    xy, ahead = (np.array([np.interp(a, arc, line[:, d]) for d in range(2)]) for a in (at_m, min(at_m + 1.0, arc[-1])))
-    back = np.array([np.interp(at_m - 1.0, arc, line[:, d]) for d in range(2)])
-    direction = ahead - back
-    return xy, float(np.arctan2(direction[1], direction[0]))
+    at = np.array([at_m, min(at_m + 1.0, arc[-1]), max(at_m - 1.0, 0.0)])
+    (x, ahead_x, back_x), (y, ahead_y, back_y) = (np.interp(at, arc, line[:, d]) for d in range(2))
+    return np.array([x, y]), float(np.arctan2(ahead_y - back_y, ahead_x - back_x))
 
 
 def _length(line: FloatArray) -> float:
     return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
 
 
-def _colour(rng: np.random.Generator, base: tuple[int, int, int], spread: int = 14) -> tuple[int, int, int]:
+def _left(yaw: float) -> FloatArray:
+    return np.array([-np.sin(yaw), np.cos(yaw)])
+
+
+def _color(rng: np.random.Generator, base: tuple[int, int, int], spread: int = 14) -> tuple[int, int, int]:
     r, g, b = np.clip(np.array(base) + rng.integers(-spread, spread + 1, 3), 0, 255)
     return int(r), int(g), int(b)
 
 
-def _prop(
-    kind: str,
-    xy: FloatArray,
-    yaw: float,
-    lwh: tuple[float, float, float],
-    color: tuple[int, int, int],
-    signal: str | None = None,
-) -> Prop:
-    return Prop(kind, np.array([xy[0], xy[1], 0.0]), yaw, np.array(lwh), color, signal)
+def _facade(rng: np.random.Generator) -> tuple[int, int, int]:
+    return _color(rng, FACADES[int(rng.integers(len(FACADES)))])
 
 
 def _extended(network: Network, street: Street) -> FloatArray:
@@ -120,142 +76,247 @@ def _extended(network: Network, street: Street) -> FloatArray:
     first, last = street.line[0] - street.line[1], street.line[-1] - street.line[-2]
     a = network.junctions[street.a].reach_m if street.a is not None else 16.0
     b = network.junctions[street.b].reach_m if street.b is not None else 16.0
-    return np.concatenate(
-        [
-            [street.line[0] + a * first / np.linalg.norm(first)],
-            street.line,
-            [street.line[-1] + b * last / np.linalg.norm(last)],
-        ]
-    )
+    start, end = (tip + reach * way / np.linalg.norm(way)
+                  for tip, reach, way in ((street.line[0], a, first), (street.line[-1], b, last)))
+    return np.concatenate([start[None], street.line, end[None]])
 
 
-def _row(
-    rng: np.random.Generator, network: Network, ground: Ground, street: Street, side: int, back_m: float, tall: float
-) -> list[Prop]:
-    """A row of houses whose fronts stand ``back_m`` behind the walkway."""
-    out: list[Prop] = []
-    line = _extended(network, street)
+# --- buildings and plants behind the walkways ---------------------------------------------------------------------
+
+
+def _row(rng: np.random.Generator, site: Site, line: FloatArray, half_m: float, side: int, character: str,
+         back_m: float, tall: float) -> None:
+    """A row of houses whose fronts stand ``back_m`` behind the walkway: closed in a town, loose in a suburb."""
     length, at = _length(line), rng.uniform(0.0, 6.0)
-    base_height = rng.uniform(7.0, 15.0) * tall
+    loose = character == "suburban"
+    base = rng.uniform(5.0, 8.0) if loose else rng.uniform(7.0, 15.0) * tall
     while at < length:
-        wide, deep = rng.uniform(9.0, 24.0), rng.uniform(9.0, 15.0)
+        wide, deep = (rng.uniform(8.0, 14.0), rng.uniform(8.0, 11.0)) if loose else \
+            (rng.uniform(9.0, 24.0), rng.uniform(9.0, 15.0))
         setback = back_m + rng.choice([0.0, 0.0, 1.2, 3.0])
         xy, yaw = _walk(line, at + wide / 2)
-        away = side * (street.half_m + WALKWAY_M + setback + deep / 2)
-        center = xy + away * np.array([-np.sin(yaw), np.cos(yaw)])
+        center = xy + side * (half_m + WALKWAY_M + setback + deep / 2) * _left(yaw)
         placed = False
         for scale in (1.0, 0.6):
-            if ground.build(np.array([*center, yaw]), wide * scale, deep * scale, WALKWAY_M + 0.4):
-                height = float(np.clip(base_height * rng.uniform(0.6, 1.7), 4.5, 38.0))
-                out.append(
-                    _prop(
-                        "building",
-                        center,
-                        yaw,
-                        (wide * scale, deep * scale, height),
-                        _colour(rng, FACADES[int(rng.integers(len(FACADES)))]),
-                    )
-                )
+            height = float(np.clip(base * rng.uniform(0.6, 1.7), 4.5, 9.5 if loose else 38.0))
+            lwh = (wide * scale, deep * scale, height)
+            if site.put("building", center, yaw, lwh, _facade(rng), WALKWAY_M + 0.4):
                 placed = True
                 break
-        at += wide + rng.choice([0.3, 1.0, 5.0], p=[0.6, 0.25, 0.15]) if placed else 4.0
-    return out
+        gap = rng.uniform(3.5, 9.0) if loose else rng.choice([0.3, 1.0, 5.0], p=[0.6, 0.25, 0.15])
+        at += wide + gap if placed else 4.0
 
 
-def _ends(rng: np.random.Generator, network: Network, ground: Ground, street: Street) -> list[Prop]:
+def _ends(rng: np.random.Generator, site: Site, street: Street) -> None:
     """A house across each dead end."""
-    out = []
     for node, tip, before in ((street.a, street.line[0], street.line[1]), (street.b, street.line[-1], street.line[-2])):
         if node is None:
-            out_dir = (tip - before) / np.linalg.norm(tip - before)
-            yaw = float(np.arctan2(out_dir[1], out_dir[0]))
-            center, wide = tip + 12.0 * out_dir, 2 * street.half_m + 8.0
-            if ground.build(np.array([*center, yaw]), 10.0, wide, -street.half_m + 3.0):
-                height = float(rng.uniform(9.0, 20.0))
-                out.append(
-                    _prop(
-                        "building",
-                        center,
-                        yaw,
-                        (10.0, wide, height),
-                        _colour(rng, FACADES[int(rng.integers(len(FACADES)))]),
-                    )
-                )
-    return out
+            way = (tip - before) / np.linalg.norm(tip - before)
+            lwh = (10.0, 2 * street.half_m + 8.0, float(rng.uniform(9.0, 20.0)))
+            site.put("building", tip + 12.0 * way, float(np.arctan2(way[1], way[0])), lwh, _facade(rng), 2.5)
 
 
-def _verge(rng: np.random.Generator, street: Street, ground: Ground) -> list[Prop]:
-    """Trees and lamp poles at the kerb's edge of the walkway, hedges at its far edge."""
-    out: list[Prop] = []
-    for side in (1, -1):
-        trees = rng.random() < 0.7
-        gap = rng.uniform(10.0, 22.0)
-        kerb = offset_line(street.line, side * (street.half_m + 0.75))
-        for k, at in enumerate(np.arange(4.0 + rng.uniform(0, 8), _length(kerb) - 4.0, gap)):
-            xy, yaw = _walk(kerb, float(at))
-            if k % 3 == 2:
-                out.append(_prop("pole", xy, yaw, (0.2, 0.2, float(rng.uniform(6, 8))), (95, 98, 104)))
-            elif trees and rng.random() < 0.8:
-                crown = float(rng.uniform(2.2, 3.8))
-                out.append(
-                    _prop(
-                        "tree", xy, yaw, (crown, crown, float(rng.uniform(4.5, 8.0))), _colour(rng, (62, 118, 52), 22)
-                    )
-                )
-        if rng.random() < 0.45:
-            back = offset_line(street.line, side * (street.half_m + WALKWAY_M + 0.45))
-            for at in np.arange(6.0, _length(back) - 6.0, 7.0):
-                xy, yaw = _walk(back, float(at))
-                if rng.random() < 0.6 and ground.build(np.array([*xy, yaw]), 6.0, 0.7, WALKWAY_M):
-                    out.append(
-                        _prop("hedge", xy, yaw, (6.0, 0.7, float(rng.uniform(0.8, 1.4))), _colour(rng, (52, 98, 48)))
-                    )
-    return out
+def _plant(rng: np.random.Generator, site: Site, xy: FloatArray, clear_m: float, small: bool = False) -> None:
+    """A tree, a conifer or a shrub."""
+    kind = rng.choice(["tree", "conifer", "shrub"], p=[0.0, 0.0, 1.0] if small else [0.55, 0.2, 0.25])
+    yaw = float(rng.uniform(-np.pi, np.pi))
+    if kind == "tree":
+        crown = float(rng.uniform(2.6, 5.0))
+        site.put("tree", xy, yaw, (crown, crown, float(rng.uniform(5.0, 10.0))), _color(rng, LEAVES, 22), clear_m, 0.6)
+    elif kind == "conifer":
+        wide = float(rng.uniform(2.0, 3.4))
+        site.put("conifer", xy, yaw, (wide, wide, wide * float(rng.uniform(2.2, 3.2))), _color(rng, NEEDLES), clear_m,
+                 0.6)
+    else:
+        wide = float(rng.uniform(0.7, 1.2 if small else 2.0))
+        site.put("shrub", xy, yaw, (wide, wide, wide * float(rng.uniform(0.6, 0.9))), _color(rng, HEDGE, 18), clear_m)
+
+
+def _garden(rng: np.random.Generator, site: Site, line: FloatArray, half_m: float, side: int, character: str) -> None:
+    """Hedges at the back of the walkway, and plants in what room is left behind it."""
+    if rng.random() < (0.75 if character == "suburban" else 0.3):
+        back = offset_line(line, side * (half_m + WALKWAY_M + 0.45))
+        for at in np.arange(6.0, _length(back) - 6.0, 7.0):
+            xy, yaw = _walk(back, float(at))
+            if rng.random() < 0.6:
+                site.put("hedge", xy, yaw, (6.0, 0.7, float(rng.uniform(0.8, 1.4))), _color(rng, HEDGE), WALKWAY_M)
+    every_m = {"urban": 16.0, "suburban": 7.0, "park": 3.0}[character]
+    deep = 26.0 if character == "park" else 12.0
+    for at in np.arange(2.0, _length(line) - 2.0, every_m):
+        xy, yaw = _walk(line, float(at + rng.uniform(0.0, every_m)))
+        off = half_m + WALKWAY_M + 0.8 + deep * float(rng.random()) ** 1.5
+        _plant(rng, site, xy + side * off * _left(yaw), WALKWAY_M + 0.3)
+
+
+# --- along the kerb -----------------------------------------------------------------------------------------------
+
+
+def _bus_stop(rng: np.random.Generator, site: Site, street: Street) -> None:
+    """A shelter behind the walkway on the right of either direction, open towards the road."""
+    side = int(rng.choice([1, -1]))
+    if rng.random() < 0.25 and _length(street.line) > 60.0:
+        xy, yaw = _walk(street.line, float(rng.uniform(0.35, 0.65)) * _length(street.line))
+        center = xy + side * (street.half_m + WALKWAY_M + 0.85) * _left(yaw)
+        site.put("bus_stop", center, yaw + (np.pi if side > 0 else 0.0), (4.2, 1.4, 2.5), (214, 120, 60), WALKWAY_M)
+
+
+def _verge(rng: np.random.Generator, site: Site, street: Street, side: int, character: str) -> None:
+    """Lamps, trees and furniture between the kerb and where people walk."""
+    kerb = offset_line(street.line, side * (street.half_m + KERB_M))
+    length = _length(kerb)
+    lamps, spare = rng.random() < 0.85, float(rng.uniform(23.0, 31.0))
+    start = float(rng.uniform(5.0, 12.0)) + (0.5 * spare if side > 0 else 0.0)
+    for at in np.arange(start, length - 3.0, spare) if lamps else ():
+        xy, yaw = _walk(kerb, float(at))
+        toward = yaw - side * np.pi / 2
+        site.put("lamp" if rng.random() < 0.9 else "pole", xy, toward, (0.2, 0.2, 7.0), GREY)
+    trees, gap = rng.random() < 0.7, float(rng.uniform(10.0, 20.0))
+    crown_m = 3.4 if street.parking else 2.5  # it may reach over a parking bay, not over a lane
+    for at in np.arange(4.0 + rng.uniform(0, 8), length - 4.0, gap) if trees else ():
+        crown = float(rng.uniform(2.0, crown_m))
+        if _open_sight(street, float(at), length) and rng.random() < 0.8:
+            site.put("tree", _walk(kerb, float(at))[0], _walk(kerb, float(at))[1],
+                     (crown, crown, float(rng.uniform(5.0, 8.0))), _color(rng, LEAVES, 22), foot_m=0.5)
+    kinds = ["bin", "hydrant", "bench", "bollard"]
+    for at in np.arange(rng.uniform(3.0, 14.0), length - 3.0, rng.uniform(14.0, 26.0)):
+        xy, yaw = _walk(kerb, float(at))
+        _furnish(rng, site, str(rng.choice(kinds, p=[0.35, 0.2, 0.3, 0.15])), xy, yaw + (0.0 if side > 0 else np.pi))
+
+
+def _furnish(rng: np.random.Generator, site: Site, kind: str, xy: FloatArray, yaw: float) -> None:
+    """One piece of furniture whose +y looks away from the road."""
+    lwh, color = {"bin": ((0.45, 0.45, 1.0), DARK), "hydrant": ((0.36, 0.36, 0.8), RED),
+                  "bench": ((1.6, 0.5, 0.9), DARK), "bollard": ((0.2, 0.2, 1.0), DARK)}[kind]
+    site.put(kind, xy, yaw, lwh, color, 0.2)
+
+
+def _open_sight(street: Street, at_m: float, length_m: float) -> bool:
+    return not ((street.a is not None and at_m < SIGHT_M) or (street.b is not None and at_m > length_m - SIGHT_M))
+
+
+def _speed_signs(rng: np.random.Generator, site: Site, street: Street) -> None:
+    """The limit on the right of each direction, some way behind the junction."""
+    for forward in (True, False):
+        if rng.random() < 0.5 and _length(street.line) > 50.0 and (forward or not street.one_way):
+            line = street.line if forward else street.line[::-1]
+            xy, yaw = _walk(offset_line(line, -(street.half_m + KERB_M)), float(rng.uniform(14.0, 24.0)))
+            site.put("speed_sign", xy, yaw + np.pi, SIGN_LWH_M, GREY, foot_m=0.2)
+
+
+# --- junctions ----------------------------------------------------------------------------------------------------
+
+
+def _map(network: Network) -> RoadMap:
+    road_map: RoadMap = cached("map", network, lambda it: streets.road_map(it, "site"))
+    return road_map
+
+
+def _off_the_road(network: Network, junction: Junction, spot: FloatArray, way: FloatArray) -> FloatArray:
+    """The first place from ``spot`` along ``way`` at which a mast stands clear of every road, such as a slip lane."""
+    near = [p for p in _map(network).drivable
+            if np.linalg.norm(p[:, :2] - junction.center, axis=1).min() < junction.reach_m + 25.0]
+    turn = np.arange(8) * np.pi / 4
+    ring = 0.45 * np.stack([np.cos(turn), np.sin(turn)], 1)
+    for step in np.arange(0.0, MAST_SEARCH_M, 0.5):
+        at = spot + step * way
+        if not any(points_in_polygon(at + ring, polygon).any() for polygon in near):
+            return at
+    return spot
 
 
 def signal_mast(network: Network, junction: Junction, arm: Arm) -> tuple[FloatArray, FloatArray, float]:
     """Where the far and the near mast of an arm stand (2,) each, and the yaw towards the traffic that they face."""
-    half = network.streets[arm.street].half_m + 0.9
-    near = mouth(network, junction, arm, junction.reach_m + 0.3, half)
+    out, left = streets.unit(arm.heading), _left(arm.heading)
+    near = mouth(network, junction, arm, junction.reach_m + 0.3, network.streets[arm.street].half_m + KERB_M)
     opposite = [o for o in junction.arms if abs(float(wrap_angle(o.heading - arm.heading - np.pi))) < 0.7]
     if opposite:
-        side = network.streets[opposite[0].street].half_m + 0.9
-        far = mouth(network, junction, opposite[0], junction.reach_m - 4.8, -side)
+        side = network.streets[opposite[0].street].half_m + KERB_M
+        far, way = mouth(network, junction, opposite[0], junction.reach_m - 4.8, -side), -_left(opposite[0].heading)
     else:
         cross = max(network.streets[o.street].half_m for o in junction.arms if o is not arm)
-        far = mouth(network, junction, arm, -(cross + 1.6), 3.5)
+        far, way = mouth(network, junction, arm, -(cross + 1.6), 3.5), -out
+    far, near = (_off_the_road(network, junction, *it) for it in ((far, way), (near, left)))
     return far, near, float(wrap_angle(arm.heading))
 
 
-def _junction_props(network: Network, junction: Junction, ground: Ground) -> list[Prop]:
-    out = []
+def _junction_props(network: Network, site: Site, junction: Junction) -> None:
     for a, arm in enumerate(junction.arms):
         far, near, yaw = signal_mast(network, junction, arm)
         if junction.control == "signal":
-            out += [
-                _prop("traffic_light", spot, yaw, MAST_LWH_M, (40, 42, 46), signal_id(junction.index, a))
-                for spot in (far, near)
-            ]
-        elif must_stop_at(junction, arm):
-            out.append(_prop("sign", near, yaw, (0.1, 0.75, 2.6), SIGN_COLORS[junction.control]))
-    return out
+            for spot in (far, near):
+                site.put("traffic_light", spot, yaw, MAST_LWH_M, (40, 42, 46), 0.25, 0.25, signal_id(junction.index, a))
+            continue
+        if not streets.arm_lanes(network, arm, True):
+            continue  # nobody comes from there
+        sign = {"stop sign": "stop_sign", "give way": "give_way_sign", "roundabout": "give_way_sign"}
+        if junction.control in sign and (junction.control == "roundabout" or must_stop_at(junction, arm)):
+            site.put(sign[junction.control], near, yaw, SIGN_LWH_M, GREY, foot_m=0.2)
+        half = network.streets[arm.street].half_m + KERB_M
+        if junction.control == "roundabout":
+            site.put("roundabout_sign", mouth(network, junction, arm, junction.reach_m + 9.0, half), yaw, SIGN_LWH_M,
+                     GREY, foot_m=0.2)
+        elif a in junction.crossings or junction.control == "zebra":
+            site.put("crossing_sign", mouth(network, junction, arm, junction.reach_m + 2.6, half), yaw, SIGN_LWH_M,
+                     GREY, foot_m=0.2)
+
+
+def _islands(rng: np.random.Generator, site: Site, network: Network, crossings: list[FloatArray]) -> None:
+    """Plants and bollards on what is raised in the middle of the road, off the crossings."""
+    for island in network.islands:
+        low, high = island.min(0), island.max(0)
+        turn = np.arange(8) * np.pi / 4
+        for _ in range(int(min(14, 3 + np.prod(high - low) / 25.0))):
+            xy = rng.uniform(low, high)
+            small = float((high - low).min()) < 7.0
+            ring = xy + (0.95 if small else 1.5) * np.stack([np.cos(turn), np.sin(turn)], 1)
+            if points_in_polygon(ring, island).all() and not any(points_in_polygon(ring, c).any() for c in crossings):
+                _plant(rng, site, xy, 0.0, small)
+
+
+# --- all of it ----------------------------------------------------------------------------------------------------
+
+
+def _site(network: Network, near: list[Street]) -> tuple[Site, list[FloatArray]]:
+    """The room beside the roads around some streets, and all crossings."""
+    road_map = _map(network)
+    lanes = [np.concatenate([lane.left_m, lane.right_m[::-1]]) for lane in road_map.lanes.values()]
+    walks = [line for line, _ in streets.walk_lines(network)]
+    around = np.concatenate([_extended(network, street) for street in near])
+    return Site([*road_map.drivable, *lanes], walks, around), [np.asarray(c)[:, :2] for c in road_map.crossings]
+
+
+def _near_route(network: Network) -> list[Street]:
+    """Streets that the ego's cameras may come to see."""
+    route = np.concatenate([network.streets[i].line[::5] for i in network.spine])
+    return [street for street in network.streets
+            if np.linalg.norm(street.line[::3, None] - route[None], axis=-1).min() < NEAR_ROUTE_M]
 
 
 def furnish(rng: np.random.Generator, network: Network) -> tuple[Prop, ...]:
-    """All props of a town."""
-    ground = Ground(network)
-    props: list[Prop] = []
-    for street in network.streets:
-        props += _ends(rng, network, ground, street)
-    for street in network.streets:
-        back = float(rng.choice([0.5, 1.5, 4.0]))
-        for side in (1, -1):
-            props += _row(rng, network, ground, street, side, back, 1.0)
-    for street in network.streets:
-        for side in (1, -1):
-            props += _row(rng, network, ground, street, side, 21.0, 1.7)
-    for street in network.streets:
-        props += _verge(rng, street, ground)
+    """All props of a town, what matters most to drivers first."""
+    near = _near_route(network)
+    site, crossings = _site(network, near)
     for junction in network.junctions:
-        props += _junction_props(network, junction, ground)
-    return tuple(props)
+        _junction_props(network, site, junction)
+    for street in near:
+        _speed_signs(rng, site, street)
+        _bus_stop(rng, site, street)
+    for street in near:
+        _ends(rng, site, street)
+    characters = {(s.index, side): str(rng.choice(STREETS, p=[0.6, 0.28, 0.12])) for s in near for side in (1, -1)}
+    for street in near:
+        back, line = float(rng.choice([0.5, 1.5, 4.0])), _extended(network, street)
+        for side in (1, -1):
+            character = characters[street.index, side]
+            if character != "park":
+                setback = back if character == "urban" else float(rng.uniform(4.0, 7.0))
+                _row(rng, site, line, street.half_m, side, character, setback, 1.0)
+    for street in near:
+        for side in (1, -1):
+            _row(rng, site, _extended(network, street), street.half_m, side, "urban", 21.0, 1.7)
+    for street in near:
+        for side in (1, -1):
+            _verge(rng, site, street, side, characters[street.index, side])
+            _garden(rng, site, _extended(network, street), street.half_m, side, characters[street.index, side])
+    _islands(rng, site, network, crossings)
+    return tuple(site.props)

@@ -20,7 +20,8 @@ def part_of(clip: Clip, start: int, stop: int) -> Clip:
         frames_valid=clip.frames_valid[start:stop], ego=clip.ego[start:stop], ego_valid=clip.ego_valid[start:stop],
         actions=clip.actions[start:stop - 1], actions_valid=clip.actions_valid[start:stop - 1],
         agents=clip.agents[start:stop], agents_valid=clip.agents_valid[start:stop], reasons=clip.reasons[start:stop],
-        layout=None if clip.layout is None else {k: v[start:stop] for k, v in clip.layout.items()})
+        layout=None if clip.layout is None else {k: v[start:stop] for k, v in clip.layout.items()},
+        digits=None if clip.digits is None else {k: v[start:stop] for k, v in clip.digits.items()})
 
 
 def at(frames: Mapping[str, ByteArray], names: tuple[str, ...], step: int) -> ByteArray:
@@ -54,7 +55,8 @@ def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool 
         given = recorded_layout(clip.layout, context - 1) if layout and clip.layout is not None else None
         steps = list(model.rollout(part_of(clip, 0, context), clip.actions[context - 1:], layout=given,
                                    agents=(clip.agents[context:], clip.agents_valid[context:])))
-        rows.append([at(clip.frames, clip.rig.names, t) for t in future])
+        truth = clip.frames or {name: model.decode_digits(digits) for name, digits in (clip.digits or {}).items()}
+        rows.append([at(truth, clip.rig.names, t) for t in future])
         rows.append([tile_cameras({n: s.frames[n] for n in clip.rig.names}) for s in steps])
         labels += ["truth", "layout given" if given else "no layout"]
         columns = [f"{(t - context + 1) / clip.rate_hz:g} s" for t in future]

@@ -13,15 +13,25 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from drive_wm.config import config_hash, find_run, override, to_json
-from drive_wm.datasets.shards import Sample, ShardSpec, WindowSampler, build_shards, find_shards
+from drive_wm.datasets.shards import (
+    READY,
+    Sample,
+    Shard,
+    ShardSpec,
+    WindowSampler,
+    find_shards,
+    pack_sources,
+    prefetched,
+)
 from drive_wm.model import DriveWM, ModelConfig
 from drive_wm.tokenizer.model import FrameTokenizer
 from drive_wm.training.sheets import tokenizer_sheet, world_sheet
 from drive_wm.training.state import CsvLog, last_state, load_state, save_state
 from drive_wm.training.tasks import DataConfig, Task, TokenizerRun, TokenizerTask, WorldRun, WorldTask
+from drive_wm.training.tokens import fingerprint
 from drive_wm.types import InputError
 from drive_wm.world.model import WorldModel
 
@@ -78,8 +88,8 @@ def _base(from_: str | None, out: str | Path, resume: bool) -> DriveWM | None:
     return DriveWM.from_pretrained(from_) if from_ else None
 
 
-class StepDataset(Dataset[list[Sample]]):
-    """Batches by training step."""
+class StepDataset(IterableDataset[list[Sample]]):
+    """Batches by training step, read ahead by a thread."""
 
     def __init__(self, sampler: WindowSampler, start: int, stop: int) -> None:
         self.sampler, self.start, self.stop = sampler, start, stop
@@ -87,26 +97,32 @@ class StepDataset(Dataset[list[Sample]]):
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
 
-    def __getitem__(self, index: int) -> list[Sample]:
-        return self.sampler.batch(self.start + index)
-
     def __iter__(self) -> Iterator[list[Sample]]:
-        return (self[i] for i in range(len(self)))
+        return prefetched(self.sampler, self.start, self.stop)
 
 
-def pack(data: DataConfig, out: Path, steps: int) -> list[Path]:
-    """The run's clips as shards, one folder a source; what is already packed is kept. Prints a line of progress."""
+def pack(data: DataConfig, out: Path, steps: int) -> list[str | Path]:
+    """The run's clips as shards, one folder a source; what is packed, such as ``shards:ADDRESS``, is kept."""
     root = Path(data.shards) if data.shards else out / "shards"
     spec = ShardSpec(data.width, data.height, data.rate_hz, data.phases, data.start_s, data.end_s, min_steps=steps)
-    folders = []
+    folders: list[str | Path] = []
     for source in data.sources:
-        folder = root / "".join(c if c.isalnum() or c in "-_" else "_" for c in source)[-80:]
-        if not (folder / "complete").exists():
+        if source.startswith(READY):
+            folders.append(source.removeprefix(READY))
+        else:
             print(f"packing {source}", flush=True)
-            build_shards([source], folder, spec, workers=data.pack_workers)
-            (folder / "complete").write_text(source)
-        folders.append(folder)
+            folders += pack_sources([source], root, spec, workers=data.pack_workers)
     return folders
+
+
+def check_tokens(groups: list[list[Shard]], task: Task) -> None:
+    """Tokens are for the world model alone, and for the tokenizer that made them."""
+    made_by = {shard.facts.tokenizer for shards in groups for shard in shards} - {""}
+    if isinstance(task, WorldTask):
+        made_by -= {fingerprint(task.tokenizer)}
+    if made_by:
+        raise InputError(f"the shards hold tokens of another tokenizer ({', '.join(sorted(made_by))}), no frames; "
+                         "pack them anew from shards with frames: drive-wm data pack --source shards:DIR --tokens ...")
 
 
 def _fit(task: Task, run: Run, window: int, out: Path, seed: int, base: DriveWM | None, max_minutes: float | None,
@@ -114,6 +130,7 @@ def _fit(task: Task, run: Run, window: int, out: Path, seed: int, base: DriveWM 
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "config.json", {"run": to_json(run), "hash": config_hash(run), "seed": seed})
     groups = [find_shards(folder) for folder in pack(run.data, out, window)]
+    check_tokens(groups, task)
     sampler = WindowSampler(groups, window, run.data.batch_size, seed, weights=list(run.data.weights) or None,
                             camera_dropout=run.data.camera_dropout)
     writer = StateWriter(task, run, out, seed, base, sampler, max_minutes, resume)

@@ -22,9 +22,13 @@ def pixels_of(images: ByteArray, device: torch.device) -> Tensor:
 
 
 def digits_of(clips: list[Clip], tokenizer: FrameTokenizer, device: torch.device) -> Tensor:
-    """Frames of all cameras -> (B, T, P, D) FSQ digits in rig order."""
+    """Frames of all cameras -> (B, T, P, D) FSQ digits in rig order; clips packed as tokens have them already."""
     parts = []
     for name_index in range(len(clips[0].rig.cameras)):
+        packed = [clip.digits[clip.rig.names[name_index]] for clip in clips if clip.digits is not None]
+        if len(packed) == len(clips):
+            parts.append(torch.from_numpy(np.stack(packed)).to(device).long().flatten(2, 3))
+            continue
         images = np.stack([clip.frames[clip.rig.names[name_index]] for clip in clips])
         pixels = pixels_of(images, device)
         digits = tokenizer.encode(pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last))

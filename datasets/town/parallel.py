@@ -1,0 +1,102 @@
+"""Many logs on many cores: results as they come, in bounded memory, with a bar that says how long it will take."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from drive_wm.types import InputError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Step = Callable[[int, int], None]
+AHEAD = 2  # jobs a worker that wait with it, so that it never idles and a failure stops soon
+
+
+def worker_count(workers: int) -> int:
+    """The number asked for, or one for each core that this process may use where it is 0. Raises InputError."""
+    if workers < 0:
+        raise InputError(f"workers {workers}: expected 1 or more, or 0 for one a core")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return workers or cores
+
+
+def in_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Result]]:
+    """(index of the job, its result) as they are done, in any order. One worker works in this process.
+
+    The first job that fails raises here, and no more are begun. Workers end when this process does, however it ends.
+    They import the main module anew: a script that calls this needs ``if __name__ == "__main__":``.
+    """
+    if workers <= 1:
+        yield from ((index, function(job)) for index, job in enumerate(jobs))
+        return
+    waiting, running = iter(enumerate(jobs)), dict[Future[Result], int]()
+    fresh = multiprocessing.get_context("spawn")  # a fork has OpenCV's pool without its threads, and hangs
+    with ProcessPoolExecutor(min(workers, len(jobs) or 1), fresh, _begin) as pool:
+        try:
+            for _ in range(AHEAD * workers):
+                _submit(pool, function, waiting, running)
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    index = running.pop(future)
+                    _submit(pool, function, waiting, running)
+                    yield index, future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], waiting: Iterator[tuple[int, Job]],
+            running: dict[Future[Result], int]) -> None:
+    job = next(waiting, None)
+    if job is not None:
+        running[pool.submit(function, job[1])] = job[0]
+
+
+def _begin() -> None:
+    """One thread a worker; an interrupt is the parent's to handle; without a parent there is nothing to work for."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def progress_bar(title: str, total: int, already: int = 0) -> Iterator[Step]:
+    """Yields step(logs, frames); shows logs and camera frames a second of this run, and the time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    begun, made = time.monotonic(), [0, 0]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+               TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task: Any = bar.add_task(title, total=total, completed=already, rate="")
+
+        def step(logs: int, frames: int) -> None:
+            made[0], made[1] = made[0] + logs, made[1] + frames
+            bar.update(task, advance=logs, rate=_rates(time.monotonic() - begun, made[0], made[1], total - already))
+
+        yield step
+
+
+def _rates(spent_s: float, logs: int, frames: int, total: int) -> str:
+    left = round(spent_s / max(logs, 1) * (total - logs))
+    shown = f"{logs / spent_s:.2f} logs/s  " + (f"{frames / spent_s:.0f} frames/s  " if frames else "")
+    return f"{shown}{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
