@@ -10,16 +10,15 @@ def tiny_tokenizer() -> Any:
     """The shipped tokenizer: six cameras at 64 x 112 on the town."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun
 
-    data = DataConfig(("town:0-499",), end_s=12.0, batch_size=8, camera_dropout=0.0)
-    return TokenizerRun("tiny_tokenizer", data=data,
-                        optimizer=OptimizerConfig(lr=1.5e-3), steps=1500)
+    data = DataConfig(("town:0-299",), end_s=12.0, batch_size=8, camera_dropout=0.0)
+    return TokenizerRun("tiny_tokenizer", data=data, optimizer=OptimizerConfig(lr=1.5e-3), steps=2000)
 
 
 def tiny_world() -> Any:
     """The shipped world model, on the tokens of a trained tokenizer (--from or --set tokenizer=FOLDER)."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
-    return WorldRun("tiny_world", data=DataConfig(("town:0-499",), end_s=12.0, batch_size=4),
+    return WorldRun("tiny_world", data=DataConfig(("town:0-299",), end_s=12.0, batch_size=4),
                     optimizer=OptimizerConfig(lr=1e-3), steps=1500, task_share=0.35)
 
 
@@ -29,7 +28,8 @@ def adapt_tokenizer() -> Any:
 
     data = DataConfig((), width=0, height=64, phases=5, batch_size=16, camera_dropout=0.0)
     return TokenizerRun("adapt_tokenizer", data=data,
-                        optimizer=OptimizerConfig(lr=5e-4, warmup=20, ema=0.99), steps=300, checkpoint_every=100)
+                        optimizer=OptimizerConfig(lr=5e-4, muon_lr=0.005, warmup=20, ema=0.99), steps=300,
+                        checkpoint_every=100)
 
 
 def adapt_world() -> Any:
@@ -37,7 +37,8 @@ def adapt_world() -> Any:
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
     return WorldRun("adapt_world", data=DataConfig((), width=0, height=64, phases=5, batch_size=4),
-                    optimizer=OptimizerConfig(lr=3e-4, warmup=20, ema=0.99), steps=400, checkpoint_every=100)
+                    optimizer=OptimizerConfig(lr=3e-4, muon_lr=0.005, warmup=20, ema=0.99), steps=400,
+                    checkpoint_every=100)
 
 
 RUNS: dict[str, Callable[[], Any]] = {
