@@ -218,12 +218,12 @@ class DriveWM:
                 layout=None if drawn is None else [pixels_of(drawn[c][None, None], device) for c in rig.names],
                 layout_valid=torch.full((1,), drawn is not None, device=device))
             stream = next_step(self.world, stream, step, sampling, generator)
-            frames = self._frames(stream.last.digits[:, 0], stream.last.grids)
+            frames = self.images(stream.last.digits[:, 0], stream.last.grids)
         named = {name: images[0] for name, images in zip(rig.names, frames)}
         digits = stream.last.digits[0, 0].cpu().numpy()
         return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn, digits)
 
-    def _frames(self, digits: Tensor, grids: list[tuple[int, int]]) -> list[ByteArray]:
+    def images(self, digits: Tensor, grids: list[tuple[int, int]]) -> list[ByteArray]:
         """(N, P, D) -> one (N, H, W, 3) uint8 a camera; cameras of one size are decoded together."""
         parts = digits.split([r * c for r, c in grids], 1)
         out: dict[int, ByteArray] = {}

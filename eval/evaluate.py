@@ -6,23 +6,22 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from drive_wm import __version__
 from drive_wm.eval.loop import FrameCallback, simulate
-from drive_wm.eval.metrics import References
+from drive_wm.eval.metrics import References, Road
+from drive_wm.eval.parts import Row, step_columns
 from drive_wm.eval.protocols import Protocol, config_hash, get_protocol, score_rollout
 from drive_wm.eval.references import references_for
 from drive_wm.eval.sensors import SensorRenderer, make_renderer
+from drive_wm.eval.statistics import bootstrap
 from drive_wm.eval.traffic import make_traffic
 from drive_wm.eval.vehicle import make_vehicle
 from drive_wm.planners.base import Planner
 from drive_wm.planners.registry import make_planner
-from drive_wm.types import FloatArray, InputError, Log, Rig, Rollout, Score
-
-Row = dict[str, Any]
+from drive_wm.types import InputError, Log, Rig, Rollout, Score
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,10 @@ def drive_seed(seed: int, log: Log) -> int:
 
 
 def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol: Protocol, seed: int,
-          rig: Rig | None = None, on_frames: FrameCallback | None = None,
-          references: References | None = None) -> Result:
+          rig: Rig | None = None, on_frames: FrameCallback | None = None, references: References | None = None,
+          road: Road | None = None, named: Protocol | None = None) -> Result:
     """One drive and its row. references: what the protocol compares with (references_for); made here where not given.
+    road: the log's map prepared. named: whose id the row bears, where ``protocol`` differs from it in its start only.
 
     The row holds plain values: what was run (log_id, planner, renderer, protocol, config_hash, version, seed), each
     score and ``<score>_valid``, total, render_valid (the share of steps with trustworthy images), errors, seconds.
@@ -90,10 +90,12 @@ def drive(log: Log, planner: Planner, renderer: SensorRenderer | None, protocol:
     rollout = simulate(log, planner, renderer, vehicle=make_vehicle(protocol.vehicle), rig=rig, seed=own,
                        start_s=protocol.start_s, duration_s=protocol.duration_s, traffic=make_traffic(protocol.traffic),
                        replan_s=protocol.replan_s, tracking=protocol.tracking, on_frames=on_frames)
-    scores = score_rollout(rollout, protocol, references_for(log, protocol, own) if references is None else references)
+    compared = references_for(log, protocol, own) if references is None else references
+    scores = score_rollout(rollout, protocol, compared, road)
+    named = named or protocol
     row: Row = {"log_id": log.id, "planner": rollout.planner, "oracle": planner.oracle,
                 "renderer": rollout.renderer if "frames" in planner.requires else "none",
-                "protocol": protocol.id, "config_hash": config_hash(protocol), "version": __version__, "seed": seed,
+                "protocol": named.id, "config_hash": config_hash(named), "version": __version__, "seed": seed,
                 "steps": len(rollout.timestamps_us), "driven_s": (len(rollout.timestamps_us) - 1) / 10}
     for name, score in scores.items():
         row[name], row[f"{name}_valid"] = score.value, score.valid
@@ -141,32 +143,9 @@ def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed:
     return table
 
 
-def bootstrap(values: FloatArray, seed: int, resamples: int = 1000) -> tuple[float, float, float]:
-    """Mean and the 95% interval of the mean; NaN where there are no values, no interval (NaN) for a single one."""
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    if len(values) == 1:
-        return float(values[0]), float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
-
-
 def per_step_rows(rollout: Rollout, scores: Mapping[str, Score]) -> list[Row]:
     """One plain row a step: ids, the ego's state, the log's pose, and each score's evidence at that step (or None)."""
-    rows = []
-    for i, timestamp in enumerate(rollout.timestamps_us):
-        x, y, yaw = (float(v) for v in rollout.ego_xyyaw[i])
-        lx, ly, lyaw = (float(v) if rollout.logged_valid[i] else None for v in rollout.logged_xyyaw[i])
-        row: Row = {"log_id": rollout.log_id, "planner": rollout.planner, "renderer": rollout.renderer,
-                    "seed": rollout.seed, "step": i, "timestamp_us": int(timestamp), "x_m": x, "y_m": y, "yaw_rad": yaw,
-                    "speed_mps": float(rollout.ego_speed_mps[i]), "accel_mps2": float(rollout.ego_accel_mps2[i]),
-                    "steer_rad": float(rollout.ego_steer_rad[i]), "logged_x_m": lx, "logged_y_m": ly,
-                    "logged_yaw_rad": lyaw,
-                    "planned": rollout.plans[i] is not None, "error": rollout.plan_errors.get(i),
-                    "render_valid": bool(rollout.render_valid[i])}
-        for name, score in scores.items():
-            if name != "total":
-                row[f"{name}_step"] = None if score.per_step is None else float(score.per_step[i])
-        rows.append(row)
-    return rows
+    columns = step_columns(rollout, scores)
+    head: Row = {"log_id": rollout.log_id, "planner": rollout.planner, "renderer": rollout.renderer,
+                 "seed": rollout.seed}
+    return [{**head, "step": i, **dict(zip(columns, values))} for i, values in enumerate(zip(*columns.values()))]

@@ -118,6 +118,7 @@ class _Loop:
         self.history_us = self.start_us - np.arange(planner.history_steps)[::-1] * self.frame_every * STEP_US
         self.timestamps_us = self.start_us + np.arange(self.steps) * STEP_US
         self.traffic = traffic
+        traffic.vehicle = vehicle
         traffic.reset(log, seed)
         self.state = initial_state(log, self.start_us, vehicle)
         self.moments = self._past()

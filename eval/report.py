@@ -136,7 +136,52 @@ class Row:
     sections: Sequence[Any]
 
 
-Section = Heading | Text | Table | Picture | Video | KeyValues | Explanation | Failures | Chart | Timeline | Row
+@dataclass(frozen=True)
+class Moment:
+    """Something to look at, at_s into a drive. counted: it cost score."""
+
+    at_s: float
+    text: str
+    counted: bool = True
+
+
+@dataclass(frozen=True)
+class SceneDrive:
+    """A row of a scene: who drove, how well, and what went wrong."""
+
+    label: str
+    total: float | None
+    color: str
+    moments: Sequence[Moment] = ()
+    trusted: bool = True
+    oracle: bool = False
+
+
+@dataclass(frozen=True)
+class Film:
+    """Pictures side by side in one image, ``count`` of them. drive: the row it belongs to, -1 for the log's own."""
+
+    label: str
+    uri: str
+    count: int
+    drive: int = -1
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene from above that can be scrubbed. data: JSON for the page's script, see scene_view.scene_section."""
+
+    kind: ClassVar[str] = "scene"
+    name: str
+    note: str
+    map_uri: str
+    data: str
+    drives: Sequence[SceneDrive]
+    films: Sequence[Film] = ()
+
+
+Section = (Heading | Text | Table | Picture | Video | KeyValues | Explanation | Failures | Chart | Timeline | Row
+           | Scene)
 
 
 def write_report(run: RunFolder, title: str, sections: Sequence[Section], subtitle: str = "") -> Path:
@@ -155,7 +200,7 @@ def render_report(title: str, sections: Sequence[Section], subtitle: str = "", *
     environment = Environment(loader=PackageLoader("drive_wm.eval"), autoescape=select_autoescape(["html", "j2"]),
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "cells": cells, "numeric": numeric_columns, "best": best_rows, "embed": embed,
-                            "plot": plot, "bars": bars}
+                            "plot": plot, "bars": bars, "script": script}
     template = environment.get_template("report.html.j2")
     return template.render(title=title, subtitle=subtitle, sections=sections, seed=seed, version=__version__,
                            command=" ".join(["drive-wm", *arguments]) if arguments else "")
@@ -172,6 +217,13 @@ def say_cause(cause: words.Cause) -> str:
     x, y = cause.position_m
     along, across = "ahead" if x >= 0 else "behind", "left" if y >= 0 else "right"
     return f"{text}, {abs(x):.1f} m {along} and {abs(y):.1f} m {across}"
+
+
+def script(text: str) -> Any:
+    """JSON that may stand inside a <script> element as it is."""
+    from markupsafe import Markup
+
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def is_number(value: Any) -> bool:

@@ -101,6 +101,11 @@ class RunFolder:
             self._write_summary({}, complete=False)
         return path
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Files of this run that other processes will write, atomically: they go where this run's files go."""
+        self.files += [name for name in dict.fromkeys(names) if name not in set(self.files)]
+        self._write_summary({}, complete=False)
+
     def write_text(self, name: str, text: str) -> Path:
         path = self.file(name)
         with replacing(path) as temporary:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from drive_wm.planners.idm import IdmParameters, idm_acceleration
-from drive_wm.types import FloatArray, InputError, Log
+from drive_wm.types import FloatArray, InputError, Log, Vehicle
 
 if TYPE_CHECKING:
     from drive_wm.render import AgentBoxes
@@ -15,9 +15,13 @@ __all__ = ["IdmParameters", "LogReplayTraffic", "TRAFFIC", "Traffic", "idm_accel
 
 
 class Traffic(ABC):
-    """Agents that may or may not react to the ego. Seeded: the same log, seed and ego give the same agents."""
+    """Agents that may or may not react to the ego. Seeded: the same log, seed and ego give the same agents.
+
+    vehicle: the ego's, which the loop sets before ``reset``.
+    """
 
     name: ClassVar[str] = ""
+    vehicle: Vehicle
 
     @abstractmethod
     def reset(self, log: Log, seed: int) -> None: ...
@@ -46,13 +50,19 @@ class LogReplayTraffic(Traffic):
         return agents_at(self._log, timestamp_us)
 
 
-TRAFFIC: dict[str, type[Traffic]] = {"log": LogReplayTraffic}
+TRAFFIC: dict[str, str] = {
+    "log": "drive_wm.eval.traffic:LogReplayTraffic",
+    "idm": "drive_wm.eval.traffic_idm:IdmTraffic",
+}
 
 
 def make_traffic(name: str) -> Traffic:
+    from drive_wm.config import load_object
+
     if name not in TRAFFIC:
         raise InputError(f"unknown traffic {name!r}, expected one of {', '.join(TRAFFIC)}")
-    return TRAFFIC[name]()
+    traffic: Traffic = load_object(TRAFFIC[name])()
+    return traffic
 
 
 def idm_step(position_m: float, speed_mps: float, lead_rear_m: float, lead_speed_mps: float, parameters: IdmParameters,

@@ -39,6 +39,9 @@ class Planner(ABC):
     def reset(self, seed: int, log: Log | None = None) -> None:
         """Called once before a drive. ``log`` is given to an oracle only."""
 
+    def close(self) -> None:
+        """Called once after the last drive."""
+
     @abstractmethod
     def plan(self, observation: Observation) -> Plan:
         """Where to go from now on: TIMES_S (0.5 ... 4 s) in the rig frame of now."""

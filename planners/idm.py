@@ -146,11 +146,14 @@ class IdmPlanner(Planner):
         rig_from_world = np.linalg.inv(observation.world_from_rig)
         stopping_m = observation.speed_mps**2 / (2 * self.parameters.decel_mps2)
         found = []
+        low, high = line.min(0) - 2.0, line.max(0) + 2.0
         for lane in observation.map.lanes.values():
             state = SIGNAL_STATES[observation.signal_states.get(lane.signal_id or "", 0)]
             if state not in ("red", "yellow"):
                 continue
             center = transform_points(rig_from_world, lane.centerline_m)[:, :2]
+            if not ((center.max(0) > low) & (center.min(0) < high)).all():
+                continue
             arc = stop_arc(center, lane.is_intersection, line)
             reach = arc - self.front_m
             if arc < ENOUGH_M and reach > -1.0 and (state == "red" or reach > stopping_m):

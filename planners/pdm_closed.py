@@ -18,6 +18,7 @@ OFFSETS_M = (0.0, -1.0, 1.0)
 OUTPUT_S, COARSE_S = 8.0, 0.5
 TIMES_S = np.arange(1, round(OUTPUT_S / STEP_S) + 1) * STEP_S
 MARGIN_M = 0.2
+HARDER, MOST_MPS2 = 1.2, 6.0  # IDM brakes a late starter with (s*/s)^2, far harder than what would stop it in time
 EMERGENCY_S, EMERGENCY_MPS, EMERGENCY_MPS2 = 2.0, 5.0, 4.05
 
 
@@ -25,7 +26,7 @@ EMERGENCY_S, EMERGENCY_MPS, EMERGENCY_MPS2 = 2.0, 5.0, 4.05
 class Corridor:
     """Who is on the way, seen along a line: times K every COARSE_S, boxes' points P.
 
-    arc, offset: (K, A, P). along_mps: (A,) speed along the line.
+    arc, offset: (K, A, P), NaN where a box is far away. along_mps: (A,) speed along the line.
     """
 
     arc: FloatArray
@@ -34,18 +35,18 @@ class Corridor:
 
     @classmethod
     def of(cls, agents: FloatArray, line: FloatArray, reach_m: float) -> Corridor:
-        """agents (A, 12) go on at constant velocity; those which cannot come within reach_m are left out."""
-        _, offset, heading = project_to_polyline(agents[:, :2], line)
-        velocity = agents[:, 3:5]
-        own_m = np.hypot(agents[:, 5], agents[:, 6]) / 2
-        near = np.abs(offset) < reach_m + own_m + np.hypot(*velocity.T) * OUTPUT_S / 2
-        agents, heading = agents[near], heading[near]
-        xyyaw = constant_velocity(agents, np.arange(0.0, OUTPUT_S + 0.01, COARSE_S))
-        corners = box_corners(xyyaw, agents[:, 5], agents[:, 6])
-        points = np.concatenate([corners, (corners + np.roll(corners, -1, -2)) / 2], -2)  # (K, A, 8, 2)
-        arc, side, _ = (v.reshape(points.shape[:3]) for v in project_to_polyline(points.reshape(-1, 2), line))
-        course = np.cos(wrap_angle(np.arctan2(agents[:, 4], agents[:, 3]) - heading))
-        return cls(arc, side, np.maximum(0.0, np.hypot(agents[:, 3], agents[:, 4]) * course))
+        """agents (A, 12) go on at constant velocity; a box is looked at where its middle comes within reach_m."""
+        xyyaw = constant_velocity(agents, np.arange(0.0, OUTPUT_S + 0.01, COARSE_S))  # (K, A, 3)
+        _, offset, heading = (v.reshape(xyyaw.shape[:2]) for v in project_to_polyline(xyyaw.reshape(-1, 3), line))
+        close = np.abs(offset) < reach_m + np.hypot(agents[:, 5], agents[:, 6]) / 2
+        _, who = np.nonzero(close)
+        corners = box_corners(xyyaw[close], agents[who, 5], agents[who, 6])
+        points = np.concatenate([corners, (corners + np.roll(corners, -1, -2)) / 2], -2)  # (N, 8, 2)
+        found = np.full((2, *close.shape, 8), np.nan)
+        for out, value in zip(found, project_to_polyline(points.reshape(-1, 2), line)):
+            out[close] = value.reshape(-1, 8)
+        course = np.cos(wrap_angle(np.arctan2(agents[:, 4], agents[:, 3]) - heading[0]))
+        return cls(found[0], found[1], np.maximum(0.0, np.hypot(agents[:, 3], agents[:, 4]) * course))
 
     def near_m(self, target_m: float, half_width_m: float) -> FloatArray:
         """(K, A) arc of the near end of who stands or drives on a lane around target_m; inf for the others."""
@@ -93,7 +94,7 @@ class PdmClosed(Planner):
         idm = IdmPlanner(vehicle.rear_axle_to_front_m, vehicle.width_m, parameters=self.parameters)
         start, offset, heading = (float(v[0]) for v in project_to_polyline(np.zeros((1, 2)), line))
         reach = vehicle.width_m / 2 + MARGIN_M
-        corridor = Corridor.of(seen_agents(observation), line, reach + max(OFFSETS_M))
+        corridor = Corridor.of(seen_agents(observation), line[::2], reach + max(OFFSETS_M))
         near = np.stack([corridor.near_m(o, reach) for o in OFFSETS_M])  # (O, K, A)
         front = start + vehicle.rear_axle_to_front_m - 1.0
         near = np.where(near[:, :1] < front, np.inf, near)  # who is beside or behind now leads nobody
@@ -120,8 +121,9 @@ class PdmClosed(Planner):
             desired = p.min_gap_m + np.maximum(0.0, v * p.headway_s + v * (v - lead_speed) / rate)
             gap = np.maximum(lead - arc[..., None] - front_m, 0.1)  # (O, F, A)
             held = np.square(desired / gap).max(-1, initial=0.0)
+            need = (np.maximum(v - lead_speed, 0.0) ** 2 / (2 * np.maximum(gap - p.min_gap_m, 0.1))).max(-1, initial=0.0)
             free = np.maximum(p.accel_mps2 * (1 - (speed / np.maximum(wanted, 0.1)) ** 4), -p.decel_mps2)
-            accel = np.maximum(free - p.accel_mps2 * held, -2 * p.decel_mps2)
+            accel = np.maximum(free - p.accel_mps2 * held, -np.clip(HARDER * need, p.decel_mps2, MOST_MPS2))
             arc = arc + speed * STEP_S
             speed = np.maximum(0.0, speed + accel * STEP_S)
             arcs.append(arc)

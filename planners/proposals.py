@@ -5,19 +5,19 @@ Axes: B candidates, S states at 10 Hz, A agents, T forecast states. Everything h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from drive_wm.eval.metrics import STEP_S, Road, Scene, pdm_scores
-from drive_wm.eval.metrics.collision import collision_worth
-from drive_wm.eval.metrics.ttc import steps_in_danger
 from drive_wm.eval.vehicle import VEHICLES, EgoState, fit_reference, follow
 from drive_wm.geometry import compose_xyyaw, transform_points, wrap_angle, xyyaw_from_pose
 from drive_wm.types import CATEGORIES, BoolArray, FloatArray, InputError, Observation, RoadMap, Vehicle
 
+FAR_M = 10_000.0
 STATES = 41  # of a 4 s drive
 FORECAST = STATES + 9  # time to collision looks 0.9 s further
+NEAR_M, ACCEL_RESERVE_MPS = 15.0, 3.0
 LATE_COLLISION = 0.01  # what a second without a collision is worth where no candidate is clean
 
 
@@ -75,17 +75,38 @@ class Judge:
 
 def judge(scene: Scene) -> Judged:
     """PDM scores of a scene of candidates. Where none is clean, whoever stays longer without a collision is better."""
-    scores, worth = pdm_scores(scene), collision_worth(scene)
+    scores = pdm_scores(scene)
+    worth, danger = scores["collision_worth"], scores["danger"].astype(bool)
     on = np.ones(worth.shape) if scene.on_road is None else scene.on_road
     rank = scores["total"] + LATE_COLLISION * STEP_S * (worth * (0.5 + 0.5 * on)).sum(-1)
-    return Judged(scores, steps_in_danger(scene) | (worth < 1.0), scene.xyyaw, rank)
+    return Judged(scores, danger | (worth < 1.0), scene.xyyaw, rank)
+
+
+def side_by_side(scene: Scene, agents_xyyaw: FloatArray) -> Scene:
+    """A scene of B egos among agents that differ from one to the other, (B, T, A, 3): one pass judges them all.
+
+    The worlds are set FAR_M apart, where they cannot touch; what the map and the route say is taken from before.
+    """
+    count, steps, agents = agents_xyyaw.shape[:3]
+    away = np.zeros((count, 1, 1, 3))
+    away[:, 0, 0, 0] = np.arange(count) * FAR_M
+    every = (agents_xyyaw + away).transpose(1, 0, 2, 3).reshape(steps, count * agents, 3)
+    apart = replace(scene, xyyaw=scene.xyyaw + away[:, 0], agents_xyyaw=every,
+                    agents_valid=np.ones(every.shape[:2], bool), agents_lwh_m=np.tile(scene.agents_lwh_m, (count, 1)),
+                    agent_ids=scene.agent_ids * count, agent_categories=scene.agent_categories * count)
+    for name in ("center", "on_road", "in_several_lanes", "strayed", "in_intersection"):
+        vars(apart)[name] = getattr(scene, name)  # cached properties: where the ego really is
+    return apart
 
 
 def seen_agents(observation: Observation) -> FloatArray:
-    """(A, 12) of now, rig frame."""
+    """(A, 12) of now, rig frame, of those that could come near within FORECAST."""
     if observation.agents is None or observation.agents_valid is None:
         return np.zeros((0, 12))
-    return observation.agents[-1][observation.agents_valid[-1]]
+    agents = observation.agents[-1][observation.agents_valid[-1]]
+    speeds = np.hypot(agents[:, 3], agents[:, 4]) + max(observation.speed_mps, 0.0) + ACCEL_RESERVE_MPS
+    found: FloatArray = agents[np.hypot(agents[:, 0], agents[:, 1]) < NEAR_M + speeds * FORECAST * STEP_S]
+    return found
 
 
 def constant_velocity(agents: FloatArray, times_s: FloatArray) -> FloatArray:
@@ -119,4 +140,5 @@ def at_10_hz(poses: FloatArray, period_s: float, count: int) -> FloatArray:
     return a + part * step
 
 
-__all__ = ["FORECAST", "STATES", "Judge", "Judged", "at_10_hz", "constant_velocity", "judge", "seen_agents", "to_world"]
+__all__ = ["FORECAST", "STATES", "Judge", "Judged", "at_10_hz", "constant_velocity", "judge", "seen_agents",
+           "side_by_side", "to_world"]

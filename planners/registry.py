@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,14 +20,39 @@ PLANNERS: dict[str, str] = {
     "log_replay": "drive_wm.planners.baselines:LogReplay",
     "idm": "drive_wm.planners.idm:IdmPlanner",
     "pdm_closed": "drive_wm.planners.pdm_closed:PdmClosed",
+    "ego_status": "drive_wm.planners.ego_status:EgoStatusPlanner",
     "direct": "drive_wm.planners.direct:DirectPlanner",
+    "imagine": "drive_wm.planners.imagine:ImaginePlanner",
 }
+CHECKPOINT_PLANNERS = ("direct", "imagine")
 
 
-def make_planner(name_or_path: str, **options: Any) -> Planner:
-    """A planner by name, as ``package.module:Class`` or as ``file.py:Class``; options go to its constructor."""
+def make_planner(name_or_path: str, *, isolate: bool | None = None, timeout_s: float | None = None,
+                 **options: Any) -> Planner:
+    """A planner by name, as ``package.module:Class`` or as ``file.py:Class``; options go to its constructor.
+
+    ``alpasim:HOST:PORT`` is an egodriver that serves AlpaSim's contract there.
+    isolate: in a process of its own, where it may take timeout_s an answer (30 s if not given); by default so for a
+    ``file.py:Class``, or where a time limit is given for what is not built in. Close it when done.
+    """
+    if name_or_path.startswith("alpasim:"):  # a process of its own already, of anyone's
+        from drive_wm.planners.alpasim import AlpasimPlanner
+
+        return AlpasimPlanner.named(name_or_path, timeout_s=timeout_s, **options)
+    if isolate is None:
+        foreign = ":" in name_or_path or name_or_path not in PLANNERS
+        isolate = ".py:" in name_or_path or (foreign and timeout_s is not None)
+    if isolate:
+        from drive_wm.planners.isolated import TIMEOUT_S, IsolatedPlanner
+
+        return IsolatedPlanner(name_or_path, options, TIMEOUT_S if timeout_s is None else timeout_s)
     planner: Planner = make(name_or_path, PLANNERS, Planner, "planner", "drive_wm.planners", options)
     return planner
+
+
+def takes_checkpoint(name_or_path: str) -> bool:
+    """Whether it is one of ours that plans with the world model, and so takes ``checkpoint=``."""
+    return name_or_path in CHECKPOINT_PLANNERS
 
 
 def make(name_or_path: str, table: Mapping[str, str], base: type, kind: str, group: str,
@@ -70,9 +96,16 @@ def _load(path: str, kind: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"no file {path}, expected a Python file with the class")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"drive_wm_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} cannot be loaded as a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise InputError(f"{path}{line}: {type(error).__name__}: {error}") from error
     return module

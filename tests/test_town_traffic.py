@@ -90,17 +90,18 @@ def test_boxes_move_along_their_own_heading(seed: int) -> None:
 
 def test_the_ego_crosses_no_line_while_its_light_is_red() -> None:
     crossed = 0
-    for seed in SEEDS:
+    for seed in range(300, 308):
         d = drive(seed)
         sim, record = d.simulation, d.simulation.record
-        way = sim.state.ways[0]
+        since, way = sim.taken[-1]  # arc lengths count along the way that it was on
+        begin = max(since, d.first)
         for event in way.events:
             c = sim.roads.network.connectors[event.connector]
-            front = record.s[d.first :, 0] + sim.front[0]
+            front = record.s[begin:, 0] + sim.front[0]
             k = np.nonzero((front[:-1] <= event.stop_m) & (front[1:] > event.stop_m))[0]
             if len(k) and c.junction in sim.phases and not c.slip:
                 crossed += 1
-                assert sim.phases[c.junction].states[d.first + k[0] + 1, c.axis] in (1, 2)
+                assert sim.phases[c.junction].states[begin + k[0] + 1, c.axis] in (1, 2)
     assert crossed >= 1
 
 

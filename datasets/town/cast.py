@@ -311,5 +311,7 @@ def spot(rng: np.random.Generator, roads: Roads, ego: Body, least_m: float) -> t
     begin, end, lane = spans[int(rng.integers(len(spans)))]
     while (other := roads.beside(lane, -1)) is not None:
         lane = other
+    if roads.pieces[lane].room[0] + roads.pieces[lane].room[2] < 4.6:
+        return None  # a truck could not get past
     low = max(begin, ego.start_m + 30.0) - begin
     return lane, float(rng.uniform(low + 18.0, end - begin - 30.0))

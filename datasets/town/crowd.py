@@ -112,9 +112,9 @@ def walk(sim: Simulation) -> None:
 
 
 def _pressed(sim: Simulation, before: FloatArray, was: FloatArray) -> BoolArray:
-    """Who has come nearer than 0.95 m to another's last place, and nearer than before."""
+    """Who has come nearer than 1.03 m to another's last place, and nearer than before."""
     now = np.hypot(*(before[None] - poses(sim)[0][:, None]).T).T
-    near: BoolArray = ((now < 0.95) & (now < was) & sim.here_people[None]).any(1)
+    near: BoolArray = ((now < 1.03) & (now < was) & sim.here_people[None]).any(1)
     return near
 
 

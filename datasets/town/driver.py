@@ -68,6 +68,7 @@ def say(longitudinal: str, lateral: str, causes: tuple[Cause, ...]) -> str:
     """One English sentence for a decision and its first cause."""
     cause = causes[0] if causes else Cause("none")
     what = {"object": "works", None: "vehicle"}.get(cause.category, cause.category)
+    what = "emergency vehicle" if (cause.agent_id or "").startswith("emergency") else what
     if longitudinal == "follow":
         return f"Following the {what} ahead{SIDE_WORDS[lateral]}."
     if longitudinal == "proceed" and cause.kind == "obstacle":

@@ -19,7 +19,7 @@ from drive_wm.types import FloatArray, IntArray
 if TYPE_CHECKING:
     from drive_wm.datasets.town.simulation import Simulation
 
-PASS_GAP_M = {"thing": 0.6, "bicycle": 1.0, "other": 0.5}
+PASS_GAP_M = {"thing": 0.6, "bicycle": 1.0, "other": 0.75}
 BEHIND_THING_M = 7.0  # room to pull out
 HORIZON_S = np.arange(0.0, 5.01, 0.25)
 
@@ -263,12 +263,14 @@ def _make_room(sim: Simulation, yaw: FloatArray) -> None:
         at, across = st.ways[k].locate(rear, float(st.s[k]))
         rel = at - st.s[k]
         facing = np.cos(yaw - st.ways[k].rows[np.clip((at / STEP_M).astype(int), 0, len(st.ways[k].rows) - 1), YAW])
-        before = st.active & ~sim.siren & ~sim.scripted & (rel > -4.0) & (rel < 50.0) & (np.abs(across) < 7.0)
+        before = st.active & ~sim.siren & ~sim.scripted & (rel > -10.0) & (rel < 50.0) & (np.abs(across) < 7.0)
         before &= (np.abs(facing) > 0.7) & (st.d > -2.0) & ~((st.plan == PASS) | (st.plan == LANE_CHANGE))
         side = np.clip(rows[:, ROOM_RIGHT] - sim.lwh[:, 1] / 2 - 0.25, 0.0, 1.8)
         st.aim[before] = -side[before]
+        st.plan_s[before & (st.plan != PULL_OVER)] = 0.0
         st.plan[before], st.plan_of[before] = PULL_OVER, k
-        st.cap[before], st.cap_of[before] = np.where(facing > 0, 3.0, 6.0)[before], k
+        pace = np.where((facing > 0) & (st.plan_s < 6.0), 3.0, 7.0)  # who cannot be passed for long leads it on
+        st.cap[before], st.cap_of[before] = pace[before], k
         over = (st.plan == PULL_OVER) & (st.plan_of == k) & ~before
         st.plan[over], st.plan_of[over], st.aim[over] = NO_PLAN, -1, 0.0
 

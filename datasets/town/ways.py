@@ -184,13 +184,13 @@ class Roads:
     ) -> Way:
         """From a lane at random to WAY_M beyond from_m; ``turns``: lane -> connector where the way is set.
 
-        Long vehicles take no bend of less than 10.5 m radius.
+        Long vehicles take no bend of less than 13 m radius.
         """
         chain, length, turns = [lane], -from_m, turns or {}
         while True:
             length += length_of(self.pieces[lane].line)
             choices = [self.network.connectors[c] for c in self.network.exits[lane]]
-            choices = [c for c in choices if not long or c.turn == 0 or self.tight[c.id] > 10.5] or choices[:1]
+            choices = [c for c in choices if not long or c.turn == 0 or self.tight[c.id] > 13.0] or choices[:1]
             if length > WAY_M or not choices:
                 break
             weight = np.array([3.0 if c.turn == 0 else 1.3 for c in choices])

@@ -83,11 +83,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 @dataclass
 class Span:
-    """One block of a sequence: positions [start, stop) see everything before ``stop``, or only their own past."""
+    """One block of a sequence: positions [start, stop) see everything before ``stop``, or only their own past.
+
+    mask: (stop - start, past + stop) of what each may see, for futures that stand side by side behind one past.
+    """
 
     start: int
     stop: int
     causal: bool = False
+    mask: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -115,7 +119,7 @@ class Attention(nn.Module):
         pieces = []
         for span in spans:
             seen = offset + span.stop
-            mask = causal_mask(span, offset, x.device) if span.causal else None
+            mask = causal_mask(span, offset, x.device) if span.causal else span.mask
             pieces.append(attend(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], mask))
         return self.out(torch.cat(pieces, 1)), own
 

@@ -10,7 +10,7 @@ import numpy as np
 from drive_wm.eval.metrics.base import score, unknown
 from drive_wm.eval.metrics.collision import collision_worth, impact
 from drive_wm.eval.metrics.comfort import motion, steps_comfortable
-from drive_wm.eval.metrics.progress import gate, progress, relative_progress, route_progress_m
+from drive_wm.eval.metrics.progress import progress, relative_progress, route_progress_m
 from drive_wm.eval.metrics.scene import Scene
 from drive_wm.eval.metrics.ttc import steps_in_danger
 from drive_wm.types import FloatArray, InputError, Rollout, Score
@@ -47,13 +47,17 @@ def route_completion(drive: Rollout | Scene, protocol: str) -> Score:
 
 
 def pdm_scores(scene: Scene) -> dict[str, FloatArray]:
-    """PDMS of a batch of egos (B, S, 3) in one world, each sub-score (B,) and "total"; EP is relative to the best."""
+    """PDMS of a batch of egos (B, S, 3) in one world, each sub-score (B,) and "total"; EP is relative to the best.
+
+    As evidence also "collision_worth" and "danger", (B, S): NC so far, and the steps in which TTC fails.
+    """
     way = route_progress_m(scene)
     if way is None:
         raise InputError("proposals cannot be scored without a route: the scene's log has no ego path")
-    multiplier = gate(scene)
+    worth, danger = collision_worth(scene), steps_in_danger(scene)
+    multiplier = worth[..., -1] if scene.on_road is None else worth[..., -1] * scene.on_road.all(-1)
     scores = {"multiplier": multiplier, "ego_progress": relative_progress(way[..., -1], multiplier),
-              "time_to_collision": (~steps_in_danger(scene).any(-1)).astype(float),
+              "time_to_collision": (~danger.any(-1)).astype(float), "collision_worth": worth, "danger": danger,
               "comfort": steps_comfortable(motion(scene)).all(-1).astype(float)}
     weighted = 5 * scores["ego_progress"] + 5 * scores["time_to_collision"] + 2 * scores["comfort"]
     return {**scores, "total": multiplier * weighted / 12}
