@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from drive_wm.datasets.drive_folder import ImageFile, RecordedFrames, VideoFrame, increasing, read_json
+from drive_wm.datasets.drive_folder import increasing, read_json
+from drive_wm.datasets.recorded import ImageFile, RecordedFrames, VideoFrame
 from drive_wm.datasets.routes import driven_route
 from drive_wm.datasets.sources import nearest
 from drive_wm.geometry import pose_from_quaternion, project_to_polyline, resample_polyline, wrap_angle, xyyaw_from_pose

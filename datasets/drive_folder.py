@@ -5,6 +5,9 @@ Strict about structure, lenient about single rows and frames: what is damaged is
     rig.json                            cameras: name -> width, height, intrinsics, translation_m, rotation_wxyz
     ego.csv                             timestamp_us,x_m,y_m,[z_m,roll_rad,pitch_rad,]yaw_rad[,speed_mps,...]
     frames/<camera>/<timestamp_us>.jpg  or .png; or frames/<camera>.mp4 with frames/<camera>_timestamps_us.csv
+
+rig.json may also hold ``video_start_us``, the time of the first frame of videos without such a CSV (one for all, or by
+camera), and ``origin_lat_lon_deg``, where on earth x (east) and y (north) are 0.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ import numpy as np
 from drive_wm.datasets.recorded import ImageFile, RecordedFrames, VideoFrame
 from drive_wm.datasets.routes import driven_route
 from drive_wm.datasets.sources import nearest
+from drive_wm.datasets.video import VIDEO_SUFFIXES, open_video
 from drive_wm.geometry import pose_from_quaternion, rotation_from_rpy
 from drive_wm.types import (
     SPLITS,
     Camera,
     FloatArray,
+    FrameError,
     Frames,
     InputError,
     IntArray,
@@ -52,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+        raise InputError(f"{path}: cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value
@@ -143,7 +148,7 @@ def read_table(path: Path) -> dict[str, list[str | None]]:
             reader.fieldnames = header
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+        raise InputError(f"{path}: cannot be read as CSV: {getattr(error, 'strerror', None) or error}") from error
     for column in REQUIRED_COLUMNS:
         if column not in header:
             raise InputError(f"{path}: no column {column!r}{nearest(column, header)}")
@@ -230,35 +235,78 @@ def list_images(folder: Path) -> dict[int, ImageFile | VideoFrame]:
     return images
 
 
-def list_video(path: Path) -> dict[int, ImageFile | VideoFrame]:
-    """time -> frame of one camera's video, from the times beside it."""
+def list_video(path: Path, start_us: int | None) -> dict[int, ImageFile | VideoFrame]:
+    """time -> frame of one camera's video: from the times beside it, else its own from ``start_us`` on."""
     times_path = path.with_name(f"{path.stem}_timestamps_us.csv")
-    if not times_path.is_file():
-        raise InputError(f"{path}: needs {times_path.name} beside it, one time a line in the order of the frames")
-    text = times_path.read_text(encoding="utf-8-sig", errors="replace")
+    if times_path.is_file():
+        times = video_times(times_path, path)
+    elif start_us is None:
+        raise InputError(f"{path}: needs {times_path.name} beside it, one time a line in the order of the frames, or "
+                         "video_start_us in rig.json, the time of its first frame")
+    else:
+        try:
+            times = (start_us + open_video(path).times_us).tolist()
+        except FrameError as error:
+            raise InputError(f"{path}: its frames have no times: {error}") from error
+    return {time: VideoFrame(path, i) for i, time in enumerate(times)}
+
+
+def video_times(path: Path, video: Path) -> list[int]:
+    """The times of a video's frames, written one a line. As many as it has frames, else nobody knows whose they are."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     lines = [line.split(",")[0].strip() for line in text.splitlines() if line.strip()]
     lines = lines[1:] if lines and timestamp(lines[0]) < 0 else lines
     times = [timestamp(line) for line in lines]
     if not times or min(times) < 0 or len(set(times)) != len(times):
-        raise InputError(f"{times_path}: expected one different whole number of microseconds a line")
-    return {time: VideoFrame(path, i) for i, time in enumerate(times)}
+        raise InputError(f"{path}: expected one different whole number of microseconds a line")
+    try:
+        count = len(open_video(video))
+    except FrameError:
+        return times  # each of its frames is broken, which `health` names; other cameras may be whole
+    if count != len(times):
+        raise InputError(f"{path}: has {len(times)} times, but {video.name} has {count} frames; write one line a frame")
+    return times
 
 
-def find_frames(folder: Path, rig: Rig) -> RecordedFrames:
+def video_starts(described: dict[str, Any], rig: Rig) -> dict[str, int]:
+    """camera -> time of the first frame of its video, as far as rig.json tells; raises InputError."""
+    told = described.get("video_start_us", {})
+    starts = told if isinstance(told, dict) else dict.fromkeys(rig.names, told)
+    for name, start in starts.items():
+        if name not in rig.names:
+            raise InputError(f"video_start_us: no camera {name!r}{nearest(name, list(rig.names))}")
+        if type(start) is not int or not 0 <= start < MAX_TIMESTAMP_US:
+            raise InputError(f"video_start_us: expected whole microseconds, got {start!r}")
+    return starts
+
+
+def origin(described: dict[str, Any]) -> list[float]:
+    """[latitude, longitude] in degrees of the drive's x = y = 0; raises InputError where it is no place on earth."""
+    try:
+        latitude, longitude = (float(value) for value in described["origin_lat_lon_deg"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"origin_lat_lon_deg {described['origin_lat_lon_deg']!r}: expected [latitude, longitude]") \
+            from error
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise InputError(f"origin_lat_lon_deg [{latitude}, {longitude}]: expected degrees, the latitude first")
+    return [latitude, longitude]
+
+
+def find_frames(folder: Path, rig: Rig, starts: dict[str, int]) -> RecordedFrames:
     """The images of a drive folder; a camera that rig.json does not have raises InputError naming it."""
     root = folder / "frames"
     if not root.is_dir():
         raise InputError(f"{folder}: no folder 'frames'; expected frames/<camera>/<timestamp_us>.jpg")
     images: dict[str, dict[int, ImageFile | VideoFrame]] = {}
-    for path in sorted([*root.iterdir(), *folder.glob("*.mp4")]):
-        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() == ".mp4"):
+    for path in sorted([*root.iterdir(), *(p for p in folder.iterdir() if p.is_file())]):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES):
             continue
         name = path.name if path.is_dir() else path.stem
         if name not in rig.names:
             raise InputError(f"{path}: rig.json has no camera {name!r}{nearest(name, list(rig.names))}")
         if name in images:
-            raise InputError(f"{path}: camera {name} has both a folder of images and a video; keep one")
-        images[name] = list_images(path) if path.is_dir() else list_video(path)
+            raise InputError(f"{path}: camera {name} has more than one folder of images or video; keep one")
+        images[name] = list_images(path) if path.is_dir() else list_video(path, starts.get(name))
     if not any(images.values()):
         raise InputError(f"{root}: holds no image; expected <camera>/<timestamp_us>.jpg of {', '.join(rig.names)}")
     return RecordedFrames(rig, images)
@@ -289,11 +337,16 @@ class DriveFolderSource:
         folder = self.folders[log_id]
         rig, described = read_rig(folder / "rig.json")
         ego, facts = read_ego(folder / "ego.csv")
-        frames: Frames = find_frames(folder, rig)
         split = described.get("split", "train")
         if split not in SPLITS:
             raise InputError(f"{folder / 'rig.json'}: split {split!r}, expected one of {', '.join(SPLITS)}")
         words: dict[str, Any] = {key: str(described[key]) for key in ("source", "calibration") if key in described}
+        try:
+            starts = video_starts(described, rig)
+            words |= {"origin_lat_lon_deg": origin(described)} if "origin_lat_lon_deg" in described else {}
+        except InputError as error:
+            raise InputError(f"{folder / 'rig.json'}: {error}") from error
+        frames: Frames = find_frames(folder, rig, starts)
         return Log(id=log_id, source=self.kind, rig=rig, ego=ego, frames=frames, split=split,
                    licence=str(described.get("licence", "unknown")), location=str(described.get("location", "unknown")),
                    metadata={**words, **facts, "route": np.round(driven_route(ego), 3).tolist()})

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from drive_wm.datasets.drive_folder import ImageFile, RecordedFrames
 from drive_wm.datasets.nuscenes_extras import SceneExtras, TrackExtras, extras_path, read_extras
 from drive_wm.datasets.nuscenes_map import read_expansion
 from drive_wm.datasets.nuscenes_names import CATEGORY_OF, TABLES, token
+from drive_wm.datasets.recorded import ImageFile, RecordedFrames
 from drive_wm.datasets.sources import nearest
 from drive_wm.geometry import pose_from_quaternion
 from drive_wm.types import (
@@ -207,7 +207,11 @@ class NuScenesSource:
         for channel, records in channels.items():
             if records[0]["sensor_modality"] == "camera":
                 mount = self.nusc.get("calibrated_sensor", records[0]["calibrated_sensor_token"])
-                pose = pose_from_quaternion(np.array(mount["translation"]), np.array(mount["rotation"]))
+                try:
+                    pose = pose_from_quaternion(np.array(mount["translation"]), np.array(mount["rotation"]))
+                except InputError as error:
+                    path = self.root / self.version / "calibrated_sensor.json"
+                    raise InputError(f"{path}: camera {channel}: {error}") from error
                 intrinsics = np.array(mount["camera_intrinsic"], np.float64)
                 cameras[channel] = Camera(channel, records[0]["width"], records[0]["height"], intrinsics, pose)
         return Rig(extras.rig.name if extras else "nuscenes", tuple(cameras.values()))
@@ -220,8 +224,8 @@ class NuScenesSource:
             records = [self.nusc.get("ego_pose", record["ego_pose_token"]) for of in channels.values() for record in of]
         by_time = {record["timestamp"]: record for record in reversed(records)}
         times = sorted(by_time)
-        poses = pose_from_quaternion(_unshift([by_time[t]["translation"] for t in times], extras),
-                                     np.array([by_time[t]["rotation"] for t in times]))
+        poses = _poses(_unshift([by_time[t]["translation"] for t in times], extras),
+                       [by_time[t]["rotation"] for t in times])
         return Poses(np.array(times, np.int64), poses, np.isfinite(poses).all((1, 2)))
 
     def _tracks(self, samples: list[dict[str, Any]], extras: SceneExtras | None) -> tuple[Track, ...]:
@@ -240,7 +244,9 @@ class NuScenesSource:
         path = self.root / "maps" / "expansion" / f"{location}.json"
         if not path.is_file():
             return None, ()
-        points = ego.world_from_body[:, :2, 3]
+        points = ego.world_from_body[ego.valid, :2, 3]
+        if not len(points):
+            return None, ()
         road_map, signals = read_expansion(path, points.min(0) - MAP_MARGIN_M, points.max(0) + MAP_MARGIN_M, location)
         return road_map, tuple(replace(signal, timestamps_us=ego.timestamps_us[:1]) for signal in signals)
 
@@ -250,6 +256,14 @@ def _unshift(translation: list[Any], extras: SceneExtras | None) -> FloatArray:
     if extras:
         moved[:, :2] -= extras.shift_m
     return moved
+
+
+def _poses(translation_m: FloatArray, wxyz: list[Any]) -> FloatArray:
+    """(N, 3) and N quaternions -> (N, 4, 4). Without a rotation there is no place either: it is NaN, as damage is."""
+    rotation = np.array(wxyz, np.float64)
+    lost = ~(np.linalg.norm(rotation, axis=1) > 1e-6) | ~np.isfinite(rotation).all(1)
+    return pose_from_quaternion(np.where(lost[:, None], np.nan, translation_m),
+                                np.where(lost[:, None], [1.0, 0.0, 0.0, 0.0], rotation))
 
 
 def _int8_states(signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
@@ -278,8 +292,8 @@ def _track(instance: str, records: dict[int, dict[str, Any]], times_us: IntArray
         out[at] = values
         return out
 
-    position = _unshift([record["translation"] for record in ordered], extras)
-    rotation = pose_from_quaternion(position, np.array([record["rotation"] for record in ordered]))
+    poses = _poses(_unshift([record["translation"] for record in ordered], extras), [r["rotation"] for r in ordered])
+    position = poses[:, :3, 3]
     width, length, height = ordered[0]["size"]
     own = extras.tracks.get(instance) if extras else None
     if own is None or len(ordered) != _annotated(own, len(ordered)):
@@ -288,7 +302,7 @@ def _track(instance: str, records: dict[int, dict[str, Any]], times_us: IntArray
     velocity = own.velocity_mps if own.velocity_mps is not None else _velocity(position, times_us[rows])
     return Track(
         own.id, own.category, np.array([length, width, height], np.float64), times_us[first:last + 1],
-        spread(position, np.float64), spread(np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0]), np.float64),
+        spread(position, np.float64), spread(np.arctan2(poses[:, 1, 0], poses[:, 0, 0]), np.float64),
         spread(np.isfinite(position).all(1), bool), None if velocity is None else spread(velocity, np.float64),
         own.color_rgb,
         None if own.brake is None else spread(own.brake, bool),

@@ -182,7 +182,8 @@ def _lanes(expansion: _Expansion, low: FloatArray, high: FloatArray) -> dict[str
             left, right = lane_sides(center, ring)
             ways = expansion.layers["connectivity"].get(token, {})
             lanes[token] = Lane(token, _flat(center), _flat(left), _flat(right), layer == "lane_connector", None,
-                                tuple(ways.get("outgoing", ())), tuple(ways.get("incoming", ())))
+                                tuple(ways.get("outgoing", ())), tuple(ways.get("incoming", ())),
+                                kind="cycle" if record.get("lane_type") == "BIKE" else "vehicle")
     inside = {token: replace(lane, successors=tuple(i for i in lane.successors if i in lanes),
                              predecessors=tuple(i for i in lane.predecessors if i in lanes))
               for token, lane in lanes.items()}
@@ -191,7 +192,7 @@ def _lanes(expansion: _Expansion, low: FloatArray, high: FloatArray) -> dict[str
 
 def with_neighbors(lanes: dict[str, Lane]) -> dict[str, Lane]:
     """Lanes side by side in one direction, found by geometry: boundaries within 0.7 m, headings within 20 degrees."""
-    plain = [lane for lane in lanes.values() if not lane.is_intersection]
+    plain = [lane for lane in lanes.values() if not lane.is_intersection and lane.kind == "vehicle"]
     if not plain:
         return lanes
     middles = np.array([lane.left_m[len(lane.left_m) // 2, :2] for lane in plain])
@@ -243,6 +244,8 @@ def _kerbs(drivable: tuple[FloatArray, ...], low: FloatArray, high: FloatArray) 
     from shapely.geometry import Polygon
     from shapely.ops import unary_union
 
+    if not drivable:
+        return []
     whole = unary_union([Polygon(ring[:, :2]).buffer(KERB_JOIN_M, join_style="mitre") for ring in drivable])
     inside = whole.boundary.intersection(_box(*(low + KERB_MARGIN_M), *(high - KERB_MARGIN_M)))
     lines = [np.asarray(line.coords) for line in getattr(inside, "geoms", [inside]) if line.geom_type == "LineString"]

@@ -21,6 +21,7 @@ DIVIDER_TYPES = {"white solid": "SINGLE_SOLID_WHITE", "white dashed": "DOUBLE_DA
                  "yellow solid": "SINGLE_SOLID_YELLOW", "yellow dashed": "SINGLE_SOLID_YELLOW"}
 ARC_TOLERANCE_M = 0.01
 STOP_LINE_DEPTH_M = 0.5
+LANE_TYPES = {"vehicle": "CAR", "cycle": "BIKE"}
 ON_RING_M = 0.01
 
 
@@ -113,13 +114,15 @@ class ExpansionWriter:
         left, right = self.nodes(lane.left_m), self.nodes(lane.right_m)
         polygon = self.add("polygon", exterior_node_tokens=[*left, *right[::-1]], holes=[])
         if lane.is_intersection:
-            made = self.add("lane_connector", lane.id, polygon_token=polygon)
+            kind = {"lane_type": LANE_TYPES[lane.kind]} if lane.kind != "vehicle" else {}  # nuScenes itself tells none
+            made = self.add("lane_connector", lane.id, polygon_token=polygon, **kind)
         else:
             edges = {"from_edge_line_token": self.add("line", node_tokens=[left[0], right[0]]),
                      "to_edge_line_token": self.add("line", node_tokens=[left[-1], right[-1]])}
             sides = {f"{side}_lane_divider_segments": [{"node_token": node, "segment_type": "NIL"} for node in nodes]
                      for side, nodes in (("left", left), ("right", right))}
-            made = self.add("lane", lane.id, polygon_token=polygon, lane_type="CAR", **edges, **sides)
+            made = self.add("lane", lane.id, polygon_token=polygon, lane_type=LANE_TYPES[lane.kind], **edges,
+                            **sides)
         center = lane.centerline_m[:, :2] + self.shift_m
         self.arclines[made] = arclines(center)
 

@@ -34,6 +34,8 @@ MARGIN_M = 50.0
 LARGEST_M = 1000.0  # a log that reaches further is moved near the origin: the mask covers all from there to its end
 MAX_GAP_US = 600_000
 PARKED_M = 0.2
+CAMERA_HZ = 12.0  # nuScenes' own cameras; what is recorded faster is thinned to this
+RATE_SLACK = 0.1  # a camera said to run at 12 Hz may run at 13
 # full colour resolution: a lamp that is two pixels wide keeps its colour
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 LIDAR_MOUNT = {"translation": [0.94, 0.0, 1.84], "rotation": [0.5**0.5, 0.0, 0.0, -(0.5**0.5)]}
@@ -42,7 +44,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """keyframe_hz: rate of samples and annotations. sweep_hz: rate of the images between them, None for none.
+    """keyframe_hz: rate of samples and annotations. sweep_hz: the most images a second, those between keyframes
+    counted; 0 for keyframes only, None for 12 of what was recorded and for keyframes only of what is drawn.
 
     map_name: location of the map instead of the log's own (one log only).
     """
@@ -54,10 +57,10 @@ class WriteOptions:
     can_bus: bool = True
 
     def __post_init__(self) -> None:
-        sweeps = self.sweep_hz is None or self.sweep_hz > 0
+        sweeps = self.sweep_hz is None or self.sweep_hz >= 0
         if not re.fullmatch(r"[\w.-]+", self.version) or not self.keyframe_hz > 0 or not sweeps:
-            raise InputError(f"version {self.version!r} must be a plain name, keyframe_hz ({self.keyframe_hz}) and "
-                             f"sweep_hz ({self.sweep_hz}) positive")
+            raise InputError(f"version {self.version!r} must be a plain name, keyframe_hz ({self.keyframe_hz}) "
+                             f"positive and sweep_hz ({self.sweep_hz}) not negative")
 
 
 def write_nuscenes(logs: Iterable[Log], out: Path, version: str = "v1.0-drivewm", keyframe_hz: float = 2.0,
@@ -151,6 +154,19 @@ def _pick(times_us: IntArray, grid_us: IntArray, rate_hz: float) -> dict[int, in
     return chosen
 
 
+def _sweeps(times_us: IntArray, keys: list[int], most_hz: float) -> list[int]:
+    """Of a camera's images those between its keyframes: every k-th from each keyframe on, k by its rate."""
+    if not most_hz or len(times_us) < 2:
+        return []
+    step = max(1, int(np.ceil(1e6 / float(np.median(np.diff(times_us))) / most_hz - RATE_SLACK)))
+    index = np.arange(len(times_us))
+    slot = np.searchsorted(np.array(keys, int), index, side="right")
+    since = index - np.array([0, *keys])[slot]
+    until = np.array([*keys, len(times_us) + step])[slot] - index
+    found = np.flatnonzero((since % step == 0) & (until >= step / 2))
+    return sorted(set(found.tolist()) - set(keys))
+
+
 def _links(records: list[dict[str, Any]]) -> None:
     """prev and next of a chain, empty at its ends."""
     for record in records:
@@ -170,7 +186,8 @@ class _Scene:
         self.ego = Poses(log.ego.timestamps_us[keep], log.ego.world_from_body[keep], np.ones(keep.sum(), bool))
         self.times_us = {name: self._posed(np.asarray(log.frames.timestamps_us(name))) for name in log.rig.names}
         self.keys_us = self._keyframes(keyframe_hz)
-        self.images = {name: self._images(name, keyframe_hz, sweep_hz) for name in log.rig.names}
+        most_hz = (0.0 if log.frames.rendered else CAMERA_HZ) if sweep_hz is None else sweep_hz
+        self.images = {name: self._images(name, keyframe_hz, most_hz) for name in log.rig.names}
         self.ego_times: set[int] = set()
         self.shift_m, self.canvas_m = self._placement()
 
@@ -188,15 +205,12 @@ class _Scene:
             grid = np.unique([moved.get(k, int(t)) for k, t in enumerate(grid)])
         return self._posed(grid)
 
-    def _images(self, camera: str, keyframe_hz: float, sweep_hz: float | None) -> list[tuple[int, int, bool]]:
+    def _images(self, camera: str, keyframe_hz: float, most_hz: float) -> list[tuple[int, int, bool]]:
         """(time, sample, is a keyframe), by time."""
         times = self.times_us[camera]
         chosen = {i: (k, True) for i, k in _pick(times, self.keys_us, keyframe_hz).items()}
-        if sweep_hz and len(times):
-            grid = np.arange(times[0], times[-1] + 1, 1e6 / sweep_hz).round().astype(np.int64)
-            sweeps = [i for i in _pick(times, grid, sweep_hz) if i not in chosen]
-            owner = _nearest(self.keys_us, times[sweeps])
-            chosen.update({i: (int(k), False) for i, k in zip(sweeps, owner, strict=True)})
+        sweeps = _sweeps(times, sorted(chosen), most_hz)
+        chosen.update({i: (int(k), False) for i, k in zip(sweeps, _nearest(self.keys_us, times[sweeps]), strict=True)})
         return [(int(times[i]), *chosen[i]) for i in sorted(chosen)]
 
     def _placement(self) -> tuple[FloatArray, tuple[float, float]]:

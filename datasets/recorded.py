@@ -5,14 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from drive_wm.types import ByteArray, FrameError, InputError, IntArray, Rig
+from drive_wm.datasets.video import open_video, read_frame, read_small
+from drive_wm.types import ByteArray, FrameError, IntArray, Rig
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
@@ -34,20 +33,33 @@ def probe_image(path: Path) -> None:
             tail = file.read()
     except OSError as error:
         raise FrameError(f"image {path.name}: missing or unreadable ({error.strerror})") from error
+    check_ends(path.name, head, tail, size)
+
+
+def check_ends(name: str, head: bytes, tail: bytes, size: int) -> None:
     if head.startswith(JPEG_START):
         whole = JPEG_END in tail
     elif head.startswith(PNG_START):
         whole = PNG_END in tail
     else:
-        raise FrameError(f"image {path.name}: neither JPEG nor PNG ({size} bytes)")
+        raise FrameError(f"image {name}: neither JPEG nor PNG ({size} bytes)")
     if not whole:
-        raise FrameError(f"image {path.name}: truncated, its end is missing ({size} bytes)")
+        raise FrameError(f"image {name}: truncated, its end is missing ({size} bytes)")
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of an image; raises FrameError where it is missing, empty or cut off."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FrameError(f"image {path.name}: missing or unreadable ({error.strerror})") from error
+    check_ends(path.name, data[:4], data[-TAIL_BYTES:], len(data))
+    return data
 
 
 def read_image(path: Path) -> ByteArray:
     """(H, W, 3) uint8 RGB; raises FrameError. A cut-off JPEG is refused: OpenCV would fill the rest with grey."""
-    probe_image(path)
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(read_whole(path), np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise FrameError(f"image {path.name}: cannot be decoded")
     rgb: ByteArray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
@@ -56,7 +68,7 @@ def read_image(path: Path) -> ByteArray:
 
 def preview_image(path: Path, factor: int) -> ByteArray:
     """(h, w) uint8 grey, a ``factor`` (1, 2, 4, 8) smaller: a JPEG is scaled while it is decoded."""
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), REDUCED[factor])
+    image = cv2.imdecode(np.frombuffer(read_whole(path), np.uint8), REDUCED[factor])
     if image is None:
         raise FrameError(f"image {path.name}: cannot be decoded")
     return image.astype(np.uint8, copy=False)
@@ -73,8 +85,7 @@ class ImageFile:
 
     def fingerprint(self) -> tuple[int, int] | None:
         """Bytes and CRC of the file; raises FrameError where it is missing or cut off."""
-        probe_image(self.path)
-        data = self.path.read_bytes()
+        data = read_whole(self.path)
         return len(data), zlib.crc32(data)
 
     def read(self) -> ByteArray:
@@ -89,7 +100,7 @@ class VideoFrame:
     index: int
 
     def probe(self) -> None:
-        count = len(video_pts(self.path))
+        count = len(open_video(self.path))
         if self.index >= count:
             raise FrameError(f"video {self.path.name}: has {count} frames, frame {self.index} is missing")
 
@@ -99,62 +110,7 @@ class VideoFrame:
         return None
 
     def read(self) -> ByteArray:
-        self.probe()
-        return read_video_frame(self.path, video_pts(self.path)[self.index])
-
-
-def import_av() -> Any:
-    """PyAV, or an InputError that says how to install it."""
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(f"reading videos needs PyAV ({error}): pip install av") from error
-    return av
-
-
-@lru_cache(maxsize=64)
-def video_pts(path: Path) -> tuple[int, ...]:
-    """The presentation times of a video's frames in its own time base, sorted; nothing is decoded."""
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            return tuple(sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None))
-    except (av.FFmpegError, IndexError) as error:
-        raise FrameError(f"video {path.name}: cannot be opened ({error})") from error
-
-
-def read_video_frame(path: Path, pts: int) -> ByteArray:
-    """(H, W, 3) uint8 RGB at a presentation time. Opened anew each time: no state to share between processes."""
-    av = import_av()
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            container.seek(pts, stream=stream, backward=True)
-            for frame in container.decode(stream):
-                if frame.pts is not None and frame.pts >= pts:
-                    return frame.to_ndarray(format="rgb24")
-    except av.FFmpegError as error:
-        raise FrameError(f"video {path.name}: cannot be decoded at {pts} ({error})") from error
-    raise FrameError(f"video {path.name}: truncated before {pts}")
-
-
-def video_previews(path: Path, wanted: Sequence[int], width_px: int) -> Iterator[tuple[int, ByteArray]]:
-    """(index, (h, w) uint8 grey) of frames of a video in one pass, scaled down to about ``width_px``."""
-    av, left = import_av(), set(wanted)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for index, frame in enumerate(container.decode(stream)):
-                if index in left:
-                    scale = min(1.0, width_px / frame.width)
-                    size = {"width": max(1, round(frame.width * scale)), "height": max(1, round(frame.height * scale))}
-                    yield index, frame.to_ndarray(format="gray", **size)
-                    left.discard(index)
-                if not left:
-                    return
-    except av.FFmpegError as error:
-        raise FrameError(f"video {path.name}: cannot be decoded ({error})") from error
+        return read_frame(self.path, self.index)
 
 
 # --- the images of a log ------------------------------------------------------------------------------------------
@@ -218,7 +174,7 @@ class RecordedFrames:
         done: set[int] = set()
         error = FrameError(f"video {path.name}: ends before this frame")
         try:
-            for index, grey in video_previews(path, list(time_of), width_px):
+            for index, grey in read_small(path, list(time_of), width_px):
                 done.add(index)
                 yield time_of[index], grey
         except FrameError as broken:

@@ -10,7 +10,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from drive_wm.datasets.clips import make_clip, nearest_agents
+from drive_wm.datasets.parallel import in_order
 from drive_wm.datasets.rigs import at_height
 from drive_wm.datasets.routes import ROUTE_DISTANCES_M, route_ahead
 from drive_wm.datasets.shard_file import FORMAT, Shard, ShardFacts, write_shard
@@ -124,20 +125,12 @@ def _pack(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder
     return (_repack_one if job[0].startswith(READY) else _pack_one)(job, out, spec, encode)
 
 
-def _mapped(work: Callable[[tuple[str, str]], list[str]], jobs: list[tuple[str, str]],
-            workers: int) -> Iterator[list[str]]:
-    if workers <= 1:
-        yield from map(work, jobs)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(work, jobs, chunksize=4)
-
-
 def build_shards(sources: Iterable[str], out: Path, spec: ShardSpec = ShardSpec(), *, workers: int = 1,
                  encode: FrameEncoder | None = None,
                  progress: Callable[[int, int], None] | None = None) -> list[Path]:
     """All logs of the sources as shards under ``out``; resumable, the same bytes on any number of workers.
 
+    A script that asks for several workers needs ``if __name__ == "__main__":``, as they are processes of their own.
     A source ``shards:ADDRESS`` is packed already: its clips are copied as they are, or tokenized by ``encode``.
     """
     from drive_wm.datasets.sources import open_source
@@ -150,11 +143,7 @@ def build_shards(sources: Iterable[str], out: Path, spec: ShardSpec = ShardSpec(
         names = ShardStore(source.removeprefix(READY)).names() if ready else open_source(source).log_ids()
         jobs += [(source, name) for name in names]
     work = functools.partial(_pack, out=out, spec=spec, encode=encode)
-    paths: list[Path] = []
-    for i, names in enumerate(_mapped(work, jobs, workers)):
-        paths.extend(out / name for name in names)
-        if progress:
-            progress(i + 1, len(jobs))
+    paths = [out / name for names in in_order(work, jobs, workers, progress) for name in names]
     if not paths:
         raise InputError("no clip could be made: every log is shorter than the clip that was asked for")
     write_index(out)

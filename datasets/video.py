@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -125,9 +125,9 @@ class _Decoder:
         return None
 
 
-def upright(frame: Any) -> ByteArray:
+def upright(frame: Any, **options: Any) -> ByteArray:
     """(H, W, 3) uint8 RGB of a decoded frame, turned as its display matrix says (a phone held upright)."""
-    image = frame.to_ndarray(format="rgb24")
+    image = frame.to_ndarray(**{"format": "rgb24", **options})
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
 
 
@@ -163,3 +163,26 @@ def read_frame(path: Path, index: int) -> ByteArray:
         if isinstance(error, FrameError):
             raise
         raise FrameError(f"video {path.name}: cannot be decoded at frame {index} ({error})") from error
+
+
+def read_small(path: Path, wanted: Sequence[int], width_px: int) -> Iterator[tuple[int, ByteArray]]:
+    """(place, (h, w) uint8 grey) of frames in one pass through the video, scaled down to about ``width_px``.
+
+    Frames that are not there are left out; raises FrameError where the video cannot be decoded.
+    """
+    video, av = open_video(path), import_av()
+    left = {int(video.pts[index]): index for index in wanted if index < len(video)}
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                index = left.pop(frame.pts, None)
+                if index is not None:
+                    scale = min(1.0, width_px / frame.width)
+                    size = {"width": max(1, round(frame.width * scale)), "height": max(1, round(frame.height * scale))}
+                    yield index, upright(frame, format="gray", **size)
+                if not left:
+                    return
+    except av.FFmpegError as error:
+        raise FrameError(f"video {path.name}: cannot be decoded ({error})") from error

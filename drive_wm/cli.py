@@ -115,13 +115,15 @@ def data_check(source: MixOption, log: LogOption = None, out: OutOption = None, 
 
 
 @data.command("convert")
-def data_convert(source: MixOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0) -> None:
-    """Write drives in nuScenes format."""
+def data_convert(source: MixOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0,
+                 sweep_hz: Annotated[float | None, Option("--sweep-hz", metavar="N", help="The most images a second; 0 "
+                                                          "for keyframes alone.")] = None) -> None:
+    """Write drives in nuScenes format: keyframes twice a second, and between them what was recorded, up to 12 Hz."""
     def convert(out: Path) -> None:
         from drive_wm.datasets.nuscenes_writer import write_nuscenes
 
         opened, ids = _drives(source, log)
-        write_nuscenes((opened.load(log_id) for log_id in ids), out)
+        write_nuscenes((opened.load(log_id) for log_id in ids), out, sweep_hz=sweep_hz)
 
     _do("data-convert", out, False, convert)
 
@@ -144,8 +146,8 @@ def data_town(
     number of workers.
     """
     def build(out: Path) -> dict[str, Any]:
+        from drive_wm.datasets.parallel import progress_bar
         from drive_wm.datasets.town.factory import TownOrder, build_town
-        from drive_wm.datasets.town.parallel import progress_bar
 
         order = TownOrder(logs, first_seed, format_, rig, height, duration, sweep_hz=sweep_hz,
                           logs_per_set=logs_per_set)
@@ -167,8 +169,8 @@ def data_audit(
 
     def examine(out: Path) -> None:
         nonlocal violations
+        from drive_wm.datasets.parallel import progress_bar, worker_count
         from drive_wm.datasets.town import audit, tally
-        from drive_wm.datasets.town.parallel import progress_bar, worker_count
         from drive_wm.datasets.town.sheet import varied_scenes
         from drive_wm.eval.report import Failures, Picture, write_report
         from drive_wm.eval.run_folder import RunFolder
@@ -224,8 +226,8 @@ def data_pack(source: MixOption, out: OutOption = None, set_: SetOption = [], wo
         from rich.progress import Progress
 
         from drive_wm.config import override, parse_overrides
+        from drive_wm.datasets.parallel import worker_count
         from drive_wm.datasets.shards import ShardSpec, find_shards, pack_sources
-        from drive_wm.datasets.town.parallel import worker_count
         from drive_wm.training.tokens import CheckpointEncoder
 
         spec, encode = override(ShardSpec(), parse_overrides(set_)), CheckpointEncoder(tokens) if tokens else None
@@ -292,11 +294,25 @@ def train_world(name: NameArgument, source: MixOption = [], out: OutOption = Non
            wandb=wandb)
 
 
+@train.command("ego-status")
+def train_ego_status(source: MixOption, out: OutOption = None, seed: SeedOption = 0,
+                     check: Annotated[str, Option("--check", metavar="KIND:PATH", help="Drives to measure on.")] =
+                     "town:100000-100019") -> None:
+    """Train the planner that sees only its own motion and the route; seconds of training, no image is drawn."""
+    _do("train-ego-status", out, False, "drive_wm.planners.ego_status_training:train", source=source, seed=seed,
+        check=check)
+
+
+@train.command("probe")
+def train_probe(out: OutOption = None, seed: SeedOption = 0) -> None:
+    """Train the small network by which evaluate-world reads pictures; ten minutes of one core."""
+    _do("train-probe", out, False, "drive_wm.eval.world.probe_training:train_probe", seed=seed)
+
+
 def _train(part: str, name: str, out: Path | None, pairs: list[str], **options: Any) -> None:
     from drive_wm.config import parse_overrides
 
-    if options["resume"] and out is None:
-        raise typer.BadParameter("--resume needs --out, the folder of the run to continue")
+    _resumable(out, options["resume"])
     _do(f"train-{part}", out, False, f"drive_wm.training.train:train_{part}", name=name,
         overrides=parse_overrides(pairs), **options)
 
@@ -333,15 +349,80 @@ def explain(source: SourceOption, log: LogOption = None, out: OutOption = None, 
 
 
 @app.command()
-def evaluate(source: SourceOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0,
+def evaluate(source: MixOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0,
              overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny", planner: PlannersOption = [],
              renderer: RenderersOption = ["layout"],
              duration: Annotated[float | None, Option(metavar="SECONDS", help="Of a drive; the protocol's.")] = None,
              protocol: Annotated[str, Option(metavar="NAME", help="drive, pdms, epdms, nuplan_cls, ncap, hd_score, "
-                                             "alpasim, l2_uniad or l2_stp3.")] = "drive@1.0") -> None:
-    """Planners drive in the closed loop; how they fared."""
+                                             "alpasim, l2_uniad or l2_stp3.")] = "drive@1.0",
+             traffic: Annotated[str | None, Option(metavar="NAME", help="log or idm; the protocol's.")] = None,
+             tracking: Annotated[str | None, Option(metavar="NAME", help="lqr or perfect; the protocol's.")] = None,
+             planner_timeout: Annotated[float | None, Option(metavar="SECONDS", help="A planner's, a plan.")] = None,
+             camera: CameraOption = [], workers: WorkersOption = 0, resume: ResumeOption = False) -> None:
+    """Planners drive in the closed loop; how they fared. Interrupted, --resume goes on from the last finished drive."""
+    _resumable(out, resume)
     _do("evaluate", out, overwrite, "drive_wm.eval.command:evaluate", source=source, log=log, seed=seed,
-        checkpoint=checkpoint, planners=planner, renderers=renderer, duration_s=duration, protocol=protocol)
+        checkpoint=checkpoint, planners=planner, renderers=renderer, duration_s=duration, protocol=protocol,
+        traffic=traffic, tracking=tracking, planner_timeout_s=planner_timeout, cameras=camera,
+        workers=workers, resume=resume)
+
+
+@app.command()
+def serve(
+        planner: PlannerOption = "direct", checkpoint: CheckpointOption = "tiny",
+        port: Annotated[int, Option("--port", metavar="N", min=0, max=65535, help="0 is a free one.")] = 50051,
+        host: Annotated[str, Option("--host", metavar="NAME", help="Who may connect: 0.0.0.0 is any machine; or "
+                                    "unix:///PATH.")] = "127.0.0.1",
+        mode: Annotated[str, Option("--mode", metavar="NAME", help="alpasim, or carla for clients of before "
+                                    "carla-driver-interface 2.")] = "alpasim") -> None:
+    """A planner as AlpaSim's egodriver, over gRPC, until interrupted."""
+    from drive_wm.eval.alpasim_server import serve
+
+    serve(planner, port, host, mode, checkpoint)
+
+
+@app.command()
+def compare(runs: Annotated[list[Path], Argument(metavar="RUN RUN", help="Run folders of evaluate.")],
+            out: OutOption = None, seed: SeedOption = 0, overwrite: OverwriteOption = False,
+            across: Annotated[bool, Option("--across-protocols", help="Also where they were judged by different rules.")
+                              ] = False) -> None:
+    """Evaluations, planner by planner over the scenes they share, against the first; and what differs in them."""
+    _do("compare", out, overwrite, "drive_wm.eval.compare:compare", runs=runs, seed=seed, across_protocols=across)
+
+
+@app.command("evaluate-world")
+def evaluate_world(
+        out: OutOption = None, seed: SeedOption = 0, overwrite: OverwriteOption = False,
+        checkpoint: CheckpointOption = "tiny",
+        starts: Annotated[int, Option("--starts", metavar="N", min=1, help="The first N of the protocol's 200.")] = 50,
+        mode: Annotated[list[str], Option("--mode", metavar="MODE", help="given, imagined or none; repeatable, all by "
+                                          "default.")] = [],
+        recorded: Annotated[Path | None, Option("--recorded", metavar="DIR", help="Where drives/, argoverse2/ and "
+                                                "nuscenes_one_sample/ lie.")] = None,
+        workers: WorkersOption = 1, resume: ResumeOption = False) -> None:
+    """world@1.0: does a checkpoint obey, keep what is there, and last? About a minute and a half of a core a start."""
+    from drive_wm.eval.world.protocol import MODES
+
+    _do("evaluate-world", out, overwrite, "drive_wm.eval.world.command:evaluate_world", seed=seed,
+        checkpoint=checkpoint, starts=starts, modes=mode or MODES, workers=workers, resume=resume,
+        recorded=None if recorded is None else str(recorded))
+
+
+@app.command()
+def validity(source: MixOption, out: OutOption = None, seed: SeedOption = 0, overwrite: OverwriteOption = False,
+             checkpoint: CheckpointOption = "tiny", planner: PlannersOption = [],
+             reference: Annotated[str, Option(metavar="NAME", help="The renderer to agree with.")] = "layout",
+             simulated: Annotated[str, Option(metavar="NAME", help="The renderer that is put to the test.")] = "world",
+             duration: Annotated[float, Option(metavar="SECONDS", help="Of a drive.")] = 6.0,
+             protocol: Annotated[str, Option(metavar="NAME", help="As of evaluate.")] = "drive@1.0",
+             camera: CameraOption = [],
+             logs: Annotated[int | None, Option("--logs", metavar="N", min=1, help="Only the first N drives.")] = None,
+             workers: WorkersOption = 0, resume: ResumeOption = False) -> None:
+    """Does the world model judge planners as the reference renderer does? Correlations, with intervals."""
+    _resumable(out, resume)
+    _do("validity", out, overwrite, "drive_wm.eval.validity:validity", source=source, seed=seed, checkpoint=checkpoint,
+        planners=planner, reference=reference, simulated=simulated, duration_s=duration, protocol=protocol,
+        cameras=camera, logs=logs, workers=workers, resume=resume)
 
 
 @app.command()
@@ -351,6 +432,26 @@ def benchmark(source: SourceOption = "town:110000-110059", out: OutOption = None
     """How good and how fast a checkpoint is."""
     _do("benchmark", out, overwrite, "drive_wm.eval.benchmark:benchmark", source=source, seed=seed,
         checkpoint=checkpoint, starts=starts)
+
+
+@app.command()
+def speed(source: SourceOption = "town:110000", out: OutOption = None, seed: SeedOption = 0,
+          overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny",
+          planner: PlannerOption = "camera", renderer: RenderersOption = ["layout", "world"],
+          duration: DurationOption = 15.0) -> None:
+    """What an evaluation costs on this machine: steps a second, drives an hour, memory."""
+    _do("speed", out, overwrite, "drive_wm.eval.speed:speed", source=source, seed=seed, checkpoint=checkpoint,
+        renderers=renderer, planner=planner, duration_s=duration)
+
+
+@app.command()
+def language(source: SourceOption = "town:110000-110009", log: LogOption = None, out: OutOption = None,
+             seed: SeedOption = 0, overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny",
+             moments: Annotated[int, Option("--moments", metavar="N", min=1, help="At most so many moments.")] = 20,
+             removals: Annotated[bool, Option(help="Take things out of what the model sees, too.")] = True) -> None:
+    """Do the model's words belong to what it sees, decides and plans?"""
+    _do("language", out, overwrite, "drive_wm.eval.language:language", source=source, log=log, seed=seed,
+        checkpoint=checkpoint, moments=moments, removals=removals)
 
 
 @app.command()
@@ -409,6 +510,11 @@ def _do(command: str, out: Path | None, overwrite: bool, function: str | Callabl
         print(f"report: {folder / 'report.html'}")
 
 
+def _resumable(out: Path | None, resume: bool) -> None:
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, the folder of the run to continue")
+
+
 @contextmanager
 def _nothing_half_written(folder: Path, command: str) -> Iterator[None]:
     from drive_wm.eval.run_folder import clear_run, read_summary
@@ -419,7 +525,7 @@ def _nothing_half_written(folder: Path, command: str) -> Iterator[None]:
     except BaseException:
         after = read_summary(folder) if folder.is_dir() else None
         started = after is not None and not after["complete"] and after != before
-        if started and not command.startswith("train-"):
+        if started and not command.startswith(("train-", "evaluate", "validity")):
             clear_run(folder, command)
         raise
 

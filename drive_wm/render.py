@@ -113,11 +113,10 @@ class Renderer:
         xyzyaw = np.array([[*p.position_m, p.yaw_rad] for p in props], float).reshape(-1, 4)
         lwh = np.array([p.size_lwh_m for p in props], float).reshape(-1, 3)
         rgb = np.array([p.color_rgb for p in props], np.uint8).reshape(-1, 3)
-        shapes = [_prop_shape(prop, look.night, self.light.dark, fine) for fine in (True, False) for prop in props]
-        twice = [np.concatenate([value, value]) for value in (xyzyaw, lwh, rgb)]  # fine shapes first, then simple ones
-        self.static = {style: assemble([shape.without(hidden) for shape in shapes], *twice)
-                       for style, hidden in HIDDEN.items()}
-        self._static_rgb = {style: self._paint(things, style) for style, things in self.static.items()}
+        self._shapes = [_prop_shape(prop, look.night, self.light.dark, fine)
+                        for fine in (True, False) for prop in props]
+        self._twice = [np.concatenate([value, value]) for value in (xyzyaw, lwh, rgb)]  # fine shapes, then simple ones
+        self._static: dict[str, tuple[Things, FloatArray]] = {}
         self._backdrops: dict[tuple[Any, ...], ByteArray] = {}
         self._lit = {SIGNAL_STATES.index(name): MATERIAL["if " + name] for name in ("green", "yellow", "red")}
         self._lamp = {MATERIAL["if " + name]: MATERIAL["lamp " + name] for name in ("green", "yellow", "red")}
@@ -174,14 +173,21 @@ class Renderer:
             return self.light.paint(materials, things.instance_rgb, things.normals)
         return layout_paint(materials, things.instance_rgb, things.normals)
 
+    def static(self, style: str) -> tuple[Things, FloatArray]:
+        """The props as a style shows them, and the colours of their quads; made when it is first drawn."""
+        if style not in self._static:
+            things = assemble([shape.without(HIDDEN[style]) for shape in self._shapes], *self._twice)
+            self._static[style] = things, self._paint(things, style)
+        return self._static[style]
+
     def _standing(self, origin: FloatArray, agents: AgentBoxes, signal_states: Mapping[str, int],
                   style: str) -> _Standing:
-        static, n = self.static[style], len(self._signal_of)
+        (static, static_rgb), n = self.static(style), len(self._signal_of)
         away = np.hypot(*(static.xyzyaw[:n, :2] - origin[:2]).T) - static.half[:n].max(1, initial=0.0)
         near = np.flatnonzero(away < RANGE_M)
         near = near + n * (away[near] > FINE_M[style])
         rows = ranges(static.first[near], static.count[near])
-        materials, rgb, normals = static.materials[rows], self._static_rgb[style][rows], static.normals[rows]
+        materials, rgb, normals = static.materials[rows], static_rgb[rows], static.normals[rows]
         self._signals(np.repeat(near % max(n, 1), static.count[near]), materials, rgb, normals, signal_states, style)
         which = np.flatnonzero(np.hypot(*(agents.xyzyaw[:, :2] - origin[:2]).T) < RANGE_M)
         moving = agent_things(agents.select(which), origin[:2], self.light.lamps_on, 0.75 * FINE_M[style])

@@ -88,8 +88,9 @@ class Builder:
 
     def shape(self) -> Shape:
         quads = np.array(self.quads, np.float32)
-        normal = np.cross(quads[:, 1] - quads[:, 0], quads[:, 2] - quads[:, 0])
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+        (ax, ay, az), (bx, by, bz) = ((quads[:, k] - quads[:, 0]).T for k in (1, 2))
+        normal = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], 1)  # np.cross is far slower
+        normal /= np.maximum(np.sqrt((normal**2).sum(1, keepdims=True)), 1e-9)
         return Shape(quads, normal.astype(np.float32), np.array(self.materials), np.array(self.classes))
 
 

@@ -20,7 +20,7 @@ PIXELDIST_TO_ANGLE = 1  # of FthetaCameraParam.PolynomialType
 SAMPLES = 4096  # of a radial model's table: linear between them, wrong by some millionths of a pixel
 
 
-@dataclass(frozen=True)
+@dataclass
 class RadialLens:
     """A ray at ``angles`` from the axis lies ``radii`` from ``center_px``, both (SAMPLES,), then sheared by ``shear``.
 
@@ -47,7 +47,7 @@ class RadialLens:
         return np.concatenate([np.sin(angle) * offset / np.maximum(radius, 1e-12), np.cos(angle)], -1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DistortedPinhole:
     """OpenCV's pinhole: intrinsics (3, 3), distortion (12,) k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4."""
 
@@ -103,8 +103,8 @@ def eye_of(declared: Any) -> Eye:
     spec, pose, name = declared.intrinsics, pose_of(declared.rig_to_camera), declared.logical_id
     width, height = int(spec.resolution_w), int(spec.resolution_h)
     if spec.WhichOneof("external_distortion"):
-        raise InputError(f"camera {name} is behind a windshield model, which is not known here; have the runtime render "
-                         "it as a pinhole (carla-driver-interface alpasim wizard-config --pinhole)")
+        raise InputError(f"camera {name} is behind a windshield model, which is not known here; have the runtime "
+                         "render it as a pinhole (carla-driver-interface alpasim wizard-config --pinhole)")
     kind = spec.WhichOneof("camera_param")
     if kind == "opencv_pinhole_param":
         matrix, distortion = _opencv(spec.opencv_pinhole_param)
@@ -160,5 +160,6 @@ def _radial(width: int, height: int, center: tuple[float, float], shear: FloatAr
     grows = np.flatnonzero((np.diff(angles) <= 0) | (np.diff(radii) <= 0))
     end = int(grows[0]) + 1 if len(grows) else len(angles)
     if end < 2:
-        raise InputError("a camera's angles do not grow with the distance from its axis: its polynomial is empty or wrong")
+        raise InputError("a camera's angles do not grow with the distance from its axis: its polynomial is empty or "
+                         "wrong")
     return RadialLens(width, height, np.array(center), shear, angles[:end], radii[:end])

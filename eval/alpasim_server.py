@@ -7,16 +7,18 @@ The contract knows no agents, no map and no lights: a planner that wants them ge
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from drive_wm.eval.alpasim_cameras import Eye, eye_of
+from drive_wm.eval.alpasim_cameras import eye_of
 from drive_wm.geometry import (
     actions_from_xyyaw,
     interpolate_poses,
@@ -199,6 +201,10 @@ def egodriver(make: Callable[[], Planner]) -> Any:
                 self.idle.append(planner)
                 raise
 
+        def close(self) -> None:
+            for planner in (*self.idle, *(session.planner for session in self.sessions.values())):
+                planner.close()
+
         def on_session_close(self, session: SessionState) -> None:
             self.idle.append(self.sessions.pop(session.uuid).planner)
 
@@ -223,18 +229,25 @@ def serving(make: Callable[[], Planner], port: int = 0, host: str = "127.0.0.1",
     if mode not in MODES:
         raise InputError(f"mode {mode!r}, expected one of {', '.join(MODES)}")
     driver = egodriver(make)
-    from carla_driver_interface.server import build_server
+    import grpc
+    from carla_driver_interface import protocol, server, service
 
+    # without so_reuseport=0 a second server on a port would share the calls of the first
+    grpc_server = grpc.server(ThreadPoolExecutor(8), options=[*protocol.channel_options(), ("grpc.so_reuseport", 0)])
+    servicer = service.EgodriverServicer(driver, mode)  # type: ignore[arg-type]
+    protocol.add_EgodriverServiceServicer_to_server(servicer, grpc_server)
+    protocol.add_CarlaVehicleServiceServicer_to_server(servicer, grpc_server)
     try:
-        server, bound = build_server(driver, port=port, host=host, mode=mode)  # type: ignore[arg-type]
+        bound = grpc_server.add_insecure_port(server.bind_address(host, port))
     except RuntimeError as error:
-        raise InputError(f"port {port} on {host} cannot be had ({error}); is something else serving there? "
+        raise InputError(f"port {port} on {host} cannot be had; is something else serving there? "
                          "Give another --port, or 0 for a free one") from error
-    server.start()
+    grpc_server.start()
     try:
         yield bound
     finally:
-        server.stop(grace=1.0).wait()
+        grpc_server.stop(grace=1.0).wait()
+        driver.close()
 
 
 def serve(planner: str, port: int = 50051, host: str = "127.0.0.1", mode: str = "alpasim", checkpoint: str = "tiny",
@@ -242,7 +255,8 @@ def serve(planner: str, port: int = 50051, host: str = "127.0.0.1", mode: str = 
     """Serves the planner until the process is interrupted or told to end (SIGTERM)."""
     from drive_wm.planners.registry import make_planner, takes_checkpoint
 
-    options = {"checkpoint": checkpoint} if takes_checkpoint(planner) else {}
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log lines would stand around our one line
+    options: dict[str, Any] = {"checkpoint": checkpoint} if takes_checkpoint(planner) else {}
     first = make_planner(planner, **options)
     made = iter([first])
     stop = threading.Event()

@@ -33,34 +33,38 @@ Rows = list[dict[str, Any]]
 
 def benchmark(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", starts: int = 24) -> dict[str, Rows]:
     """One start a log, at 4 s, where the ego moves; a log without one is left out and counted."""
+    with RunFolder(out, "benchmark", seed=seed) as run:
+        model = DriveWM.from_pretrained(checkpoint)
+        scenes, left_out = moving_starts(source, model, starts)
+        tables = {"speed": speed(model, scenes[0]), "tokenizer": tokenizer_quality(model, scenes),
+                  "rollout": rollout_quality(model, scenes, seed), "action_told": action_told(model, scenes, seed)}
+        sections: list[Any] = []
+        for name, rows in tables.items():
+            sections += [report.Heading(name.replace("_", " "), NOTES[name]),
+                         report.Table(list(rows[0]), [list(r.values()) for r in rows])]
+        report.write_report(run, f"Benchmark of {model.name}", sections,
+                            f"{source}: {len(scenes)} starts, {left_out} left out")
+        run.finish({"source": source, "checkpoint": model.name, "starts": len(scenes), "left_out_standing": left_out,
+                    **tables})
+    return tables
+
+
+def moving_starts(source: str, model: DriveWM, starts: int) -> tuple[list[Scene], int]:
+    """Up to ``starts`` scenes that move, and how many logs before the last of them do not."""
     from drive_wm.datasets.sources import open_source
 
-    model = DriveWM.from_pretrained(checkpoint)
-    opened = open_source(source)
-    run = RunFolder(out, "benchmark", seed=seed)
-    scenes: list[Scene] = []
-    left_out = 0
+    opened, scenes, left_out = open_source(source), list[Scene](), 0
     for log_id in opened.log_ids():
         if len(scenes) == starts:
             break
         scene = open_scene(opened.load(log_id), model, START_S)
         if scene.last_action[0] < MOVING_MPS:
             left_out += 1
-            continue
-        scenes.append(scene)
+        else:
+            scenes.append(scene)
     if not scenes:
         raise InputError(f"{source}: no log moves at {START_S:g} s; nothing to measure")
-    tables = {"speed": speed(model, scenes[0]), "tokenizer": tokenizer_quality(model, scenes),
-              "rollout": rollout_quality(model, scenes, seed), "action_told": action_told(model, scenes, seed)}
-    sections: list[Any] = []
-    for name, rows in tables.items():
-        sections += [report.Heading(name.replace("_", " "), NOTES[name]),
-                     report.Table(list(rows[0]), [list(r.values()) for r in rows])]
-    report.write_report(run, f"Benchmark of {model.name}", sections,
-                        f"{source}: {len(scenes)} starts, {left_out} left out")
-    run.finish({"source": source, "checkpoint": model.name, "starts": len(scenes), "left_out_standing": left_out,
-                **tables})
-    return tables
+    return scenes, left_out
 
 
 NOTES = {

@@ -1,190 +1,160 @@
-"""``drive-wm evaluate``: planners x renderers x logs -> tables, Parquet, film strips and one report."""
+"""``drive-wm evaluate``: planners x renderers x logs -> tables, Parquet and one report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from drive_wm.eval import report
-from drive_wm.eval.evaluate import Result, Row, aggregate, drive, drive_seed, per_step_rows
-from drive_wm.eval.loop import FrameCallback
+from drive_wm.eval import report, vehicle
+from drive_wm.eval.parts import Part, Row, step_rows
 from drive_wm.eval.protocols import Protocol, get_protocol, stamp
-from drive_wm.eval.references import references_for
-from drive_wm.eval.run_folder import RunFolder
-from drive_wm.eval.sensors import SensorRenderer, make_renderer
-from drive_wm.geometry import pose_from_xyyaw
-from drive_wm.planners.base import Planner
-from drive_wm.planners.registry import PLANNERS, make_planner
-from drive_wm.types import ByteArray, FloatArray, Log, Rig
+from drive_wm.eval.run_folder import RunFolder, plain
+from drive_wm.eval.runner import Order, casts, drive_part, one_thread, progress_shown, run_drives, stage_of
+from drive_wm.eval.scene_view import scene_section
+from drive_wm.eval.tables import failures, head_sections, planner_rows, protocol_sections
+from drive_wm.eval.vehicle import make_vehicle
+from drive_wm.planners.registry import PLANNERS
+from drive_wm.types import InputError, Log
 
-STRIP_STEPS = 25  # a picture of the film strip every 2.5 s
-COLORS = ((60, 220, 120), (255, 120, 90), (110, 160, 255), (250, 210, 80), (220, 120, 255), (120, 230, 230),
-          (240, 240, 240))
+DYNAMICS = {"accel_lag_s": vehicle.ACCEL_LAG_S, "steer_lag_s": vehicle.STEER_LAG_S, "max_steer_rad":
+            vehicle.MAX_STEER_RAD, "tracker_horizon_s": vehicle.HORIZON * vehicle.STEP_S, "q_lon": vehicle.Q_LON,
+            "r_lon": vehicle.R_LON, "q_lat": plain(vehicle.Q_LAT.diagonal()), "r_lat": vehicle.R_LAT,
+            "jerk_penalty": vehicle.JERK_PENALTY, "curvature_rate_penalty": vehicle.CURVATURE_RATE_PENALTY}
+ALWAYS = ("constant_velocity", "ego_status")  # without these rows a number says nothing
 
 
 @dataclass
 class DriveTable:
-    """rows: one a planner and renderer. sections: of a report. results: one a drive. stamp: protocols.stamp."""
+    """rows: one a planner and renderer. sections: of a report. stamp: protocols.stamp and the vehicle's parameters."""
 
     rows: list[Row]
     sections: list[Any]
-    results: list[Result] = field(default_factory=list)
-    stamp: Row = field(default_factory=dict)
+    stamp: Row
 
 
-def evaluate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
-             planners: Sequence[str] = (), renderers: Sequence[str] = ("layout",),
-             duration_s: float | None = None, protocol: str = "drive@1.0") -> list[Row]:
+def evaluate(source: str | Sequence[str], out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+             planners: Sequence[str] = (), renderers: Sequence[str] = ("layout",), duration_s: float | None = None,
+             protocol: str = "drive@1.0", traffic: str | None = None, tracking: str | None = None, workers: int = 0,
+             resume: bool = False, planner_timeout_s: float | None = None, cameras: Sequence[str] = ()) -> list[Row]:
     """Lets planners (none named, or "all": every one of the table) drive the source's logs; writes the run folder.
 
-    duration_s: the protocol's where not given; another one is named in the protocol's version.
+    duration_s, traffic, tracking: the protocol's where not given; another one is named in the protocol's version.
+    cameras: only these. workers: processes, 0 for one a core. resume: goes on with a run into ``out`` that was cut off.
     """
     from drive_wm.datasets.sources import open_source
 
-    names = list(PLANNERS) if not planners or "all" in planners else list(planners)
-    if not get_protocol(protocol).closed_loop:  # without these rows such a number says nothing
-        names += [name for name in ("constant_velocity", "ego_status") if name in PLANNERS and name not in names]
-    opened = open_source(source)
-    logs = [opened.load(i) for i in ([log] if log is not None else opened.log_ids())]
-    run = RunFolder(out, "evaluate", seed=seed)
-    table = drive_table(run, logs, names, list(renderers), seed=seed, checkpoint=checkpoint, duration_s=duration_s,
-                        protocol=protocol, progress=print)
-    report.write_report(run, "Closed-loop evaluation", table.sections + _protocol_sections(table.stamp), source)
-    run.write_json("protocol.json", table.stamp)
-    brief = {name: table.stamp[name] for name in ("protocol", "config_hash", "clips_hash", "version", "vehicle")}
-    run.finish({"source": source, **brief, "logs": [entry.id for entry in logs], "planners": table.rows})
+    rules = varied(get_protocol(protocol), duration_s, traffic, tracking)
+    sources = (source,) if isinstance(source, str) else tuple(source)
+    order = Order(sources, chosen(planners), tuple(renderers), rules, seed, checkpoint, planner_timeout_s,
+                  tuple(cameras))
+    ids = [log] if log is not None else open_source(sources).log_ids()
+    if not ids:
+        raise InputError(f"source {', '.join(sources)}: holds no drive")
+    with RunFolder(out, "evaluate", seed=seed, resume=resume) as run:
+        claim_order(run, order, ids, resume)
+        print(words_of(rules, ids, seed), flush=True)
+        with progress_shown("drives") as step:
+            scenes = run_drives(run, order, ids, workers, step)
+        table = tabulate(scenes, order, ids)
+        write_tables(run, scenes)
+        report.write_report(run, "Closed-loop evaluation", table.sections + protocol_sections(table.stamp),
+                            ", ".join(sources))
+        run.write_json("protocol.json", table.stamp)
+        brief = {name: table.stamp[name] for name in ("protocol", "config_hash", "clips_hash", "version", "vehicle")}
+        failed = failures([part.row for scene in scenes for part in scene[1:]])
+        run.finish({"source": ", ".join(sources), **brief, "logs": ids, "failures": failed, "planners": table.rows})
     return table.rows
+
+
+def chosen(planners: Sequence[str]) -> tuple[str, ...]:
+    """Those named, or all, and always those without whom there is nothing to compare with."""
+    names = list(PLANNERS) if not planners or "all" in planners else list(planners)
+    return (*names, *(name for name in ALWAYS if name in PLANNERS and name not in names))
+
+
+def varied(protocol: Protocol, duration_s: float | None = None, traffic: str | None = None,
+           tracking: str | None = None) -> Protocol:
+    """The protocol with another duration, traffic or tracking, which its version then names: scores of the two do not
+    compare."""
+    from drive_wm.eval.traffic import TRAFFIC
+
+    for what, given, known in (("traffic", traffic, tuple(TRAFFIC)), ("tracking", tracking, ("lqr", "perfect"))):
+        if given is not None and given not in known:
+            raise InputError(f"{what} {given!r}, expected one of {', '.join(known)}")
+    asked: dict[str, Any] = {"duration_s": duration_s, "traffic": traffic, "tracking": tracking}
+    for name, value in asked.items():
+        if value is not None and value != getattr(protocol, name):
+            said = f"{value:g}s" if name == "duration_s" else value
+            changed: dict[str, Any] = {name: value, "version": f"{protocol.version}+{said}"}
+            protocol = replace(protocol, **changed)
+    return protocol
+
+
+def claim_order(run: RunFolder, order: Order, log_ids: Sequence[str], resume: bool) -> None:
+    """order.json of this run; a resumed run has to be of the same order."""
+    said = plain({"order": asdict(order), "logs": list(log_ids)})
+    path = run.path / "order.json"
+    if resume and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(k for k in said["order"] if before.get("order", {}).get(k) != said["order"][k])
+        other += ["logs"] if before.get("logs") != said["logs"] else []
+        if other:
+            raise InputError(f"--resume {run.path}: begun with other {', '.join(other)}; give the same, or a new folder")
+    run.write_json("order.json", said)
+
+
+def words_of(rules: Protocol, log_ids: Sequence[str], seed: int) -> str:
+    """Everything without which a score cannot be compared, in a sentence."""
+    marked = stamp(rules, log_ids, seed)
+    return (f"{rules.id}: total = {rules.formula}; {rules.duration_s:g} s a drive at {rules.rate_hz:g} Hz, "
+            f"{rules.traffic} traffic, seed {seed}, {rules.vehicle}, {len(log_ids)} clips {marked['clips_hash']}, "
+            f"version {marked['version']}, config {marked['config_hash']}. ")
+
+
+def tabulate(scenes: Sequence[Sequence[Part]], order: Order, log_ids: Sequence[str]) -> DriveTable:
+    """Tables and scenes of a report; scenes: for each log its own part and then its drives'."""
+    rows = [part.row for scene in scenes for part in scene[1:]]
+    table = planner_rows(rows, order.protocol, order.seed)
+    said = words_of(order.protocol, log_ids, order.seed)
+    marked = {**stamp(order.protocol, log_ids, order.seed),
+              "vehicle_parameters": {**plain(make_vehicle(order.protocol.vehicle)), **DYNAMICS}}
+    head = head_sections(rows, table, order.protocol, order.seed, said)
+    views = [scene_section(scene[0], scene[1:]) for scene in scenes]
+    return DriveTable(table, [*head, report.Heading("Scenes", "Choose a planner's row, or a moment of it; the slider "
+                                                              "goes through time."), *views], marked)
+
+
+def write_tables(run: RunFolder, scenes: Sequence[Sequence[Part]]) -> None:
+    """drives.parquet and steps.parquet: without wall seconds, so that the same seed gives the same bytes."""
+    drives = [part for scene in scenes for part in scene[1:]]
+    run.write_parquet("drives.parquet", [_flat(part.row) for part in drives])
+    run.write_parquet("steps.parquet", [row for part in drives for row in step_rows(part)])
+
+
+def _flat(row: Row) -> Row:
+    return {k: str(v) if isinstance(v, list) else v for k, v in row.items() if k != "seconds"}
 
 
 def drive_table(run: RunFolder, logs: Sequence[Log], planners: Sequence[str], renderers: Sequence[str], *, seed: int,
                 checkpoint: str, duration_s: float | None, protocol: str = "drive@1.0",
                 progress: Callable[[str], None] | None = None) -> DriveTable:
-    """Every planner drives every log; Parquet and pictures go into ``run``, the sections into the caller's report."""
-    rules = lasting(get_protocol(protocol), duration_s)
-    made = [make_planner(name, **_options(name, checkpoint)) for name in planners]
-    eyes = [make_renderer(name, **({"checkpoint": checkpoint} if name == "world" else {})) for name in renderers]
-    results, sections = [], []
-    marked = stamp(rules, [log.id for log in logs], seed)
-    said = (f"{rules.id}: total = {rules.formula}; {rules.duration_s:g} s a drive at {rules.rate_hz:g} Hz, "
-            f"seed {seed}, {rules.vehicle}, {len(logs)} clips {marked['clips_hash']}, version {marked['version']}, "
-            f"config {marked['config_hash']}. ")
-    if progress:
-        progress(said)
-    for log in logs:
-        rig = _rig(log, made, eyes)
-        film: dict[str, list[ByteArray]] = {}
-        compared = references_for(log, rules, drive_seed(seed, log))
-        own: list[Result] = []
-        for planner in made:
-            for eye in (eyes if "frames" in planner.requires else [None]):
-                strip = film.setdefault(f"{planner.name} ({eye.name})", []) if eye is not None else None
-                keep = _keep(strip, rig) if strip is not None else None
-                own.append(drive(log, planner, eye, rules, seed, rig, keep, compared))
+    """Every planner drives every log, in this process; tables go into ``run``, sections into the caller's page."""
+    order = Order((), tuple(planners), tuple(renderers), varied(get_protocol(protocol), duration_s), seed, checkpoint)
+    crew, scenes = casts(order), list[list[Part]]()
+    with one_thread():
+        for log in logs:
+            stage, parts = stage_of(order, log, crew[0].height_px), list[Part]()
+            for cast, eye in ((cast, eye) for cast in crew for eye in cast.renderers):
+                part, scene = drive_part(order, stage, cast.spec, eye)
+                parts = [*(parts or [scene()]), part]
                 if progress:
-                    row = own[-1].row
-                    progress(f"{log.id}  {planner.name:18s} {row['renderer']:8s} total {row['total']:.3f}  "
-                             f"{row['seconds']:.1f} s")
-        sections += _log_sections(run, log, own, film)
-        results += own
-    run.write_parquet("drives.parquet", [_flat(result.row) for result in results])
-    run.write_parquet("steps.parquet", [row for r in results for row in per_step_rows(r.rollout, r.scores)])
-    rows = [_row(entry, rules) for entry in aggregate([r.row for r in results], rules, seed)]
-    failures = [f"{r.row['log_id']}, {r.row['planner']}: {message}" for r in results for message in r.row["errors"]]
-    note = (f"{said}Oracles know the future. Missing: not known on these logs. A clip on which some planner's images "
-            "could not be trusted is left out of every row's means (excluded).")
-    head: list[Any] = [report.Table(list(rows[0]), [list(row.values()) for row in rows], note,
-                                    best={"total": rules.best},
-                                    unranked=[i for i, row in enumerate(rows) if row["planner"].endswith("(oracle)")]),
-                       report.Failures(failures)]
-    return DriveTable(rows, head + sections, results, marked)
-
-
-def _protocol_sections(marked: Row) -> list[Any]:
-    """What the numbers were computed with, threshold by threshold."""
-    rows = [[name, threshold, json.dumps(value)] for name, given in marked["thresholds"].items()
-            for threshold, value in given.items()]
-    facts = {name: value for name, value in marked.items() if name not in ("thresholds", "weights", "clips")}
-    return [report.Heading("Protocol", "All of it is in protocol.json, with the list of clips."),
-            report.KeyValues(facts), report.Table(["sub-score", "threshold", "value"], rows)]
-
-
-def lasting(protocol: Protocol, duration_s: float | None) -> Protocol:
-    """The protocol with another duration, which its version then names: such scores do not compare with its own."""
-    if duration_s is None or duration_s == protocol.duration_s:
-        return protocol
-    return replace(protocol, version=f"{protocol.version}+{duration_s:g}s", duration_s=duration_s)
-
-
-def _options(planner: str, checkpoint: str) -> dict[str, Any]:
-    return {"checkpoint": checkpoint} if planner == "direct" else {}
-
-
-def _rig(log: Log, planners: Sequence[Planner], renderers: Sequence[SensorRenderer]) -> Rig:
-    """The log's cameras at the size that a model among planners or renderers wants: what is not needed is not drawn."""
-    for part in (*planners, *renderers):
-        model = getattr(part, "model", None)
-        if model is not None:
-            rig: Rig = model.rig_for(log.rig)
-            return rig
-    return log.rig
-
-
-def _keep(strip: list[ByteArray], rig: Rig) -> FrameCallback:
-    front = max(rig.cameras, key=lambda c: float(c.rig_from_camera[0, 2])).name
-
-    def keep(step: int, timestamp_us: int, frames: dict[str, ByteArray], agents: Any, pose: FloatArray) -> None:
-        if step % STRIP_STEPS == 0 and front in frames:
-            strip.append(frames[front])
-
-    return keep
-
-
-def _log_sections(run: RunFolder, log: Log, results: Sequence[Result], film: dict[str, list[ByteArray]]) -> list[Any]:
-    from drive_wm.media import contact_sheet, draw_topdown, write_png
-    from drive_wm.render import agents_at, signals_at
-
-    rollout = results[0].rollout
-    middle = rollout.logged_xyyaw[len(rollout.logged_xyyaw) // 2]
-    start = int(rollout.timestamps_us[0])
-    pose = pose_from_xyyaw(middle)
-    paths = [("log", rollout.logged_xyyaw[rollout.logged_valid], (160, 160, 160))]
-    paths += [(f"{r.rollout.planner} {r.row['renderer']}", r.rollout.ego_xyyaw, COLORS[i % len(COLORS)])
-              for i, r in enumerate(results)]
-    reach = float(np.abs(rollout.logged_xyyaw[:, :2] - middle[:2]).max()) + 15.0
-    above = draw_topdown(log.map, paths, agents_at(log, start), pose, size_px=560, range_m=max(40.0, reach),
-                         signals=log.signals, signal_states=signals_at(log, start))
-    write_png(run.file(f"{log.id}/topdown.png"), above)
-    out: list[Any] = [report.Heading(log.id, f"{log.location}; licence: {log.licence}"),
-                      report.Picture(above, "paths from above")]
-    strips = {name: images for name, images in film.items() if images}
-    if strips:
-        columns = max(len(images) for images in strips.values())
-        rows = [[np.kron(i, np.ones((2, 2, 1), np.uint8)) for i in images] for images in strips.values()]
-        sheet = contact_sheet(rows, list(strips), [f"{k * STRIP_STEPS / 10:g} s" for k in range(columns)])
-        write_png(run.file(f"{log.id}/film.png"), sheet)
-        out.append(report.Picture(sheet, "what the planners' front camera showed"))
-    return out
-
-
-def _row(entry: Row, protocol: Protocol) -> Row:
-    """The aggregate as a short row: means, the total with its interval."""
-    row: Row = {"planner": entry["planner"] + (" (oracle)" if entry["oracle"] else ""), "renderer": entry["renderer"],
-                "logs": entry["logs"], "failed": entry["failed"], "total": entry["total"]}
-    if np.isfinite(entry["total_low"]):
-        row |= {"total_low": entry["total_low"], "total_high": entry["total_high"]}
-    row |= {name: entry[name] for name in protocol.subscores}
-    return row | {"trusted": entry["trusted"], "excluded": entry["excluded"], "total_all": entry["total_all"],
-                  "seconds": entry["seconds"]}
-
-
-def _flat(row: Row) -> Row:
-    """Lists as text, and without wall seconds: the same seed gives the same bytes."""
-    return {k: str(v) if isinstance(v, list) else v for k, v in row.items() if k != "seconds"}
+                    progress(f"{log.id}  {cast.name:18s} {eye:8s} total {part.row['total']:.3f}")
+            scenes.append(parts)
+    write_tables(run, scenes)
+    return tabulate(scenes, order, [log.id for log in logs])
 
 
 __all__ = ["DriveTable", "drive_table", "evaluate"]

@@ -15,6 +15,7 @@ from drive_wm.eval.metrics import References, Road
 from drive_wm.eval.parts import Row, step_columns
 from drive_wm.eval.protocols import Protocol, config_hash, get_protocol, score_rollout
 from drive_wm.eval.references import references_for
+from drive_wm.eval.scenarios import rules_for, with_lead_in
 from drive_wm.eval.sensors import SensorRenderer, make_renderer
 from drive_wm.eval.statistics import bootstrap
 from drive_wm.eval.traffic import make_traffic
@@ -59,13 +60,14 @@ def _drives(logs: Iterable[Log], planners: Sequence[str | Planner], renderers: S
         raise InputError("no planner to evaluate, expected one or more names such as 'idm'")
     if not eyes and any("frames" in p.requires for p in made):
         raise InputError("a planner requires frames: give one or more renderers such as 'layout'")
-    for log in logs:
-        compared = references_for(log, protocol, drive_seed(seed, log))
+    for log in map(with_lead_in, logs):
+        rules = rules_for(log, protocol)
+        compared = references_for(log, rules, drive_seed(seed, log))
         for planner in made:
             watched = frames is not None and bool(eyes)
             for eye in eyes if "frames" in planner.requires else eyes[:1] if watched else [None]:
                 callback = frames(log, planner.name, eye.name) if frames is not None and eye is not None else None
-                result = drive(log, planner, eye, protocol, seed, rig, callback, compared)
+                result = drive(log, planner, eye, rules, seed, rig, callback, compared, named=protocol)
                 if on_result is not None:
                     on_result(result)
                 yield result

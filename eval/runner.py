@@ -6,6 +6,7 @@ number of workers, and whether or not the run was cut off.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -16,15 +17,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from drive_wm.config import parse_overrides
+from drive_wm.datasets.parallel import in_parallel, worker_count
 from drive_wm.datasets.sources import open_source
-from drive_wm.datasets.town.parallel import in_parallel, worker_count
 from drive_wm.eval.evaluate import drive, drive_seed
 from drive_wm.eval.metrics import References, Road
 from drive_wm.eval.parts import Part, part_name, read_part, slug, step_columns, write_part
 from drive_wm.eval.protocols import Protocol
 from drive_wm.eval.references import references_for
 from drive_wm.eval.run_folder import RunFolder
-from drive_wm.eval.scenarios import rules_for, with_lead_in
+from drive_wm.eval.scenarios import gate, rules_for, with_lead_in
 from drive_wm.eval.scene_view import drive_arrays, filming, infractions, scene_part
 from drive_wm.eval.sensors import SensorRenderer, make_renderer
 from drive_wm.planners.base import Planner
@@ -36,7 +38,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Order:
-    """Everything that a drive depends on, besides its log, planner and renderer."""
+    """Everything that a drive depends on, besides its log, planner and renderer. cameras: only these; none is all."""
 
     sources: tuple[str, ...]
     planners: tuple[str, ...]
@@ -45,13 +47,30 @@ class Order:
     seed: int = 0
     checkpoint: str = "tiny"
     planner_timeout_s: float | None = None
+    cameras: tuple[str, ...] = ()
 
-    def planner(self, name: str) -> Planner:
-        options = {"checkpoint": self.checkpoint} if takes_checkpoint(name) else {}
-        return make_planner(name, timeout_s=self.planner_timeout_s, **options)
+    def planner(self, spec: str) -> Planner:
+        """Of ``NAME`` or ``NAME,option=value,...``, which is then its name in tables."""
+        name, *pairs = spec.split(",")
+        options: dict[str, Any] = {"checkpoint": self.checkpoint} if takes_checkpoint(name) else {}
+        planner = make_planner(name, timeout_s=self.planner_timeout_s, **options, **_values(pairs))
+        if pairs:
+            setattr(planner, "name", spec.rpartition(":")[2])
+        return planner
 
     def renderer(self, name: str) -> SensorRenderer:
         return make_renderer(name, **({"checkpoint": self.checkpoint} if name == "world" else {}))
+
+
+def _values(pairs: Sequence[str]) -> dict[str, Any]:
+    """['threshold=40', 'explain=true'] -> numbers, truth values and text, as JSON has them."""
+    found: dict[str, Any] = {}
+    for name, text in parse_overrides(pairs).items():
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 @dataclass(frozen=True)
@@ -108,12 +127,14 @@ def run_drives(run: RunFolder, order: Order, log_ids: Sequence[str], workers: in
                progress: Callable[[int, int, str], None] | None = None) -> list[list[Part]]:
     """Every planner drives every log, or what is left of that; for each log its scene's part, then the drives'.
 
-    progress: called with (drives done, drives in all, log id). Results are in the order of the arguments.
+    progress: called with (drives done, drives in all, log id), first with those of an earlier run. Results are in the
+    order of the arguments.
     """
     crew = casts(order)
     pairs = [(cast.spec, cast.name, eye) for cast in crew for eye in cast.renderers]
     names = {log_id: [f"parts/{slug(log_id)}/scene.safetensors"] + [part_name(log_id, p, e) for _, p, e in pairs]
              for log_id in log_ids}
+    run.keep = True  # what is finished from here on stays, to be resumed
     run.expect([name for several in names.values() for name in several])
     _sweep(run.path)
     left = {log_id: tuple(pair for pair, name in zip(pairs, names[log_id][1:]) if not (run.path / name).is_file())
@@ -122,11 +143,12 @@ def run_drives(run: RunFolder, order: Order, log_ids: Sequence[str], workers: in
     jobs = _jobs(order, run.path, left, crew[0].height_px, count)
     total = len(pairs) * len(log_ids)
     done = total - sum(len(todo) for todo in left.values())
+    tell = progress or (lambda done, total, log_id: None)
+    tell(done, total, "")
     with one_thread():
         for index, made in in_parallel(run_job, jobs, count):
             done += made
-            if progress is not None:
-                progress(done, total, jobs[index][2])
+            tell(done, total, jobs[index][2])
     return [[read_part(run.path / name) for name in names[log_id]] for log_id in log_ids]
 
 
@@ -167,14 +189,28 @@ def one_thread() -> Iterator[None]:
 
 
 @dataclass
-class _Stage:
-    """A log with what all of its drives share."""
+class Stage:
+    """A log with what all of its drives share. unfit: why it is no scene of this protocol, nothing if it is."""
 
     log: Log
     rules: Protocol
     rig: Rig
     references: References
     road: Road | None
+    unfit: list[str]
+
+
+def stage_of(order: Order, log: Log, height_px: int | None) -> Stage:
+    """The log made ready: a scenario gets its past, and the drives that others are compared with are driven."""
+    from drive_wm.datasets.rigs import at_height
+
+    log = with_lead_in(log)
+    rules, seed = rules_for(log, order.protocol), drive_seed(order.seed, log)
+    rig = log.rig.subset(order.cameras) if order.cameras else log.rig
+    rig = rig if height_px is None else at_height(rig, height_px)
+    references = references_for(log, rules, seed)
+    unfit = gate(log, rules, references, seed) if rules.name == "ncap" else []
+    return Stage(log, rules, rig, references, Road(log.map) if log.map is not None else None, unfit)
 
 
 @lru_cache(maxsize=2)
@@ -188,14 +224,8 @@ def _heavy_planner(order: Order, spec: str) -> Planner:
 
 
 @lru_cache(maxsize=1)
-def _stage(order: Order, log_id: str, height_px: int | None) -> _Stage:
-    from drive_wm.datasets.rigs import at_height
-
-    log = with_lead_in(open_source(order.sources).load(log_id))
-    rules = rules_for(log, order.protocol)
-    rig = log.rig if height_px is None else at_height(log.rig, height_px)
-    return _Stage(log, rules, rig, references_for(log, rules, drive_seed(order.seed, log)),
-                  Road(log.map) if log.map is not None else None)
+def _stage(order: Order, log_id: str, height_px: int | None) -> Stage:
+    return stage_of(order, open_source(order.sources).load(log_id), height_px)
 
 
 def run_job(job: Job) -> int:
@@ -203,7 +233,7 @@ def run_job(job: Job) -> int:
     order, folder, log_id, todo, height_px = job
     stage = _stage(order, log_id, height_px)
     for spec, name, eye in todo:
-        part, scene = _drive(order, stage, spec, eye)
+        part, scene = drive_part(order, stage, spec, eye)
         path = Path(folder) / f"parts/{slug(log_id)}/scene.safetensors"
         if not path.is_file():
             write_part(path, scene())
@@ -211,9 +241,9 @@ def run_job(job: Job) -> int:
     return len(todo)
 
 
-def _drive(order: Order, stage: _Stage, spec: str, eye: str) -> tuple[Part, Callable[[], Part]]:
+def drive_part(order: Order, stage: Stage, spec: str, eye: str) -> tuple[Part, Callable[[], Part]]:
     """A drive, and how to make what the report shows of its scene."""
-    heavy = takes_checkpoint(spec)
+    heavy = takes_checkpoint(spec.partition(",")[0])
     planner = _heavy_planner(order, spec) if heavy else order.planner(spec)
     film: list[ByteArray] = []
     renderer = None if eye == "none" else _renderer(order, eye)
@@ -225,7 +255,8 @@ def _drive(order: Order, stage: _Stage, spec: str, eye: str) -> tuple[Part, Call
         if not heavy:
             close(planner)
     rollout, scores = result.rollout, result.scores
-    part = Part(result.row, step_columns(rollout, scores), infractions(rollout, scores),
+    row = {**result.row, "scenario": stage.log.metadata.get("scenario", {}).get("kind"), "unfit": stage.unfit}
+    part = Part(row, step_columns(rollout, scores), infractions(rollout, scores),
                 drive_arrays(rollout, film, with_agents=order.protocol.traffic != "log"))
     return part, lambda: scene_part(stage.log, stage.rig, rollout)
 
@@ -235,7 +266,7 @@ def _drive(order: Order, stage: _Stage, spec: str, eye: str) -> tuple[Part, Call
 
 @contextmanager
 def progress_shown(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yields what ``run_drives`` calls: a bar with scenes a second and the time left, lines where there is no terminal."""
+    """Yields what ``run_drives`` calls: a bar with scenes a second and the time left; lines without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -248,7 +279,10 @@ def progress_shown(title: str) -> Iterator[Callable[[int, int, str], None]]:
 
         def step(done: int, total: int, what: str) -> None:
             nonlocal first
-            first = done - 1 if first < 0 else first
+            if first < 0:
+                first = done
+                bar.update(task, total=total, completed=done)
+                return
             said = rate(time.monotonic() - begun, done - first, total - done)
             bar.update(task, total=total, completed=done, rate=said)
             if not live:
@@ -260,7 +294,9 @@ def progress_shown(title: str) -> Iterator[Callable[[int, int, str], None]]:
 def rate(spent_s: float, made: int, left: int) -> str:
     """'0.52 scenes/s  0:03:20 left'."""
     seconds = round(spent_s / max(made, 1) * left)
-    return f"{made / max(spent_s, 1e-9):.2f} scenes/s  {seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+    left_hms = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return f"{made / max(spent_s, 1e-9):.2f} scenes/s  {left_hms} left"
 
 
-__all__ = ["Cast", "Order", "casts", "one_thread", "progress_shown", "run_drives", "run_job"]
+__all__ = ["Cast", "Order", "Stage", "casts", "drive_part", "one_thread", "progress_shown", "run_drives", "run_job",
+           "stage_of"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from drive_wm.eval.metrics import References, ncap_gate
 from drive_wm.eval.protocols import Protocol
 from drive_wm.geometry import compose_xyyaw, pose_from_xyyaw, xyyaw_from_pose
 from drive_wm.types import FloatArray, IntArray, Log, Poses, Track
@@ -64,15 +66,28 @@ def _track_before(track: Track, start_us: int, back_us: IntArray) -> Track:
     n, first = len(back_us), track.position_m[0]
     velocity = (track.position_m[1] - first) / (track.timestamps_us[1] - track.timestamps_us[0])
 
-    def held(values: FloatArray | None) -> FloatArray | None:
+    def held(values: Any) -> Any:
         return None if values is None else np.concatenate([np.repeat(values[:1], n, 0), values])
 
-    yaw, valid, velocities = held(track.yaw_rad), held(track.valid), held(track.velocity_mps)
-    assert yaw is not None and valid is not None
     return replace(track, timestamps_us=np.concatenate([track.timestamps_us[0] - back_us, track.timestamps_us]),
-                   position_m=np.concatenate([first - velocity * back_us[:, None], track.position_m]), yaw_rad=yaw,
-                   valid=valid, velocity_mps=velocities, brake=held(track.brake), indicator=held(track.indicator),
-                   siren=held(track.siren))
+                   position_m=np.concatenate([first - velocity * back_us[:, None], track.position_m]),
+                   yaw_rad=held(track.yaw_rad), valid=held(track.valid), velocity_mps=held(track.velocity_mps),
+                   brake=held(track.brake), indicator=held(track.indicator), siren=held(track.siren))
 
 
-__all__ = ["LEAD_IN_S", "rules_for", "start_s", "with_lead_in"]
+def gate(log: Log, rules: Protocol, references: References, seed: int) -> list[str]:
+    """Why a log is no NCAP scene: who does not react has to crash in it, and the expert who drove the log must not."""
+    from drive_wm.eval.loop import simulate
+    from drive_wm.eval.traffic import make_traffic
+    from drive_wm.eval.vehicle import make_vehicle
+    from drive_wm.planners.baselines import LogReplay
+
+    if references.unreacting is None:
+        return ["there is no drive of an unreacting ego"]
+    expert = simulate(log, LogReplay(), None, vehicle=make_vehicle(rules.vehicle), seed=seed, start_s=rules.start_s,
+                      duration_s=rules.duration_s, traffic=make_traffic(rules.traffic), replan_s=rules.replan_s,
+                      tracking=rules.tracking)
+    return ncap_gate(references.unreacting, expert)
+
+
+__all__ = ["LEAD_IN_S", "gate", "rules_for", "start_s", "with_lead_in"]

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from drive_wm.eval.loop import FrameCallback
     from drive_wm.eval.report import Scene
 
-VIEW_PX, VIEW_STEPS, FILM_STEPS = 520, 2, 10
-LEAST_M, MOST_M, AROUND_M = 40.0, 110.0, 18.0
+VIEW_PX, VIEW_STEPS, FILM_STEPS = 840, 2, 10
+LEAST_M, MOST_M, AROUND_M = 60.0, 120.0, 40.0
+SHOWN_M = 42.0  # to either side of the ego on the page
 FILM_HEIGHT_PX = 96
 GONE = -32768  # in place of a coordinate
 COLORS = ("#2f6bff", "#e0652b", "#0b8f6a", "#9a3fd0", "#c21f5b", "#b08900", "#007f9e", "#6b7280", "#7a4b2a", "#4d8f00")
@@ -26,7 +27,7 @@ COLORS = ("#2f6bff", "#e0652b", "#0b8f6a", "#9a3fd0", "#c21f5b", "#b08900", "#00
 FAULTS: Mapping[str, str] = {
     "on_road": "off the road", "traffic_lights": "red light", "driving_direction": "wrong way",
     "time_to_collision": "close call", "lane_keeping": "out of its lane", "comfort": "jolt",
-    "history_comfort": "jolt", "stayed_on_path": "left the path"}
+    "history_comfort": "jolt", "extended_comfort": "unsteady plan", "stayed_on_path": "left the path"}
 
 
 # --- what is kept of a drive --------------------------------------------------------------------------------------
@@ -92,7 +93,9 @@ def scene_part(log: Log, rig: Rig, rollout: Rollout) -> Part:
     origin[:2, 3] -= 0.36 * range_m * origin[:2, 0]
     above = _map_picture(log, origin, range_m)
     film = [_scaled(image) for image in _recorded(log, rig, rollout)]
-    row = {"log_id": log.id, "location": log.location, "licence": log.licence, "range_m": range_m,
+    v = rollout.vehicle
+    car = [v.length_m, v.width_m, (v.rear_axle_to_front_m - v.rear_axle_to_rear_m) / 2]
+    row = {"vehicle": car, "log_id": log.id, "location": log.location, "licence": log.licence, "range_m": range_m,
            "origin": [float(origin[0, 3]), float(origin[1, 3]), float(middle[2])]}
     arrays = {**drive_arrays(rollout, film, True), "map": _jpeg(above),
               "log": np.where(rollout.logged_valid[:, None], rollout.logged_xyyaw, np.nan)[::VIEW_STEPS].astype("f4")}
@@ -135,7 +138,7 @@ def _scaled(image: ByteArray) -> ByteArray:
 def _jpeg(image: ByteArray) -> ByteArray:
     import cv2
 
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 75])
     assert done
     return np.asarray(data, np.uint8).reshape(-1)
 
@@ -159,7 +162,8 @@ def scene_section(scene: Part, drives: Sequence[Part]) -> Scene:
         own = part if "agents" in part.arrays else scene
         data.append({"color": COLORS[i % len(COLORS)], "ego": _packed(scene, part.arrays["ego"]),
                      **({"agents": _agents(scene, own)} if own is part else {})})
-    facts = {"px": VIEW_PX, "scale": VIEW_PX / (2 * scene.row["range_m"]), "dt": VIEW_STEPS / 10,
+    facts = {"px": VIEW_PX, "scale": VIEW_PX / (2 * scene.row["range_m"]), "around": SHOWN_M, "dt": VIEW_STEPS / 10,
+             "car": scene.row["vehicle"],
              "count": max((len(p.arrays["ego"]) for p in drives), default=1), "film_dt": FILM_STEPS / 10,
              "log": _packed(scene, scene.arrays["log"]), "agents": _agents(scene, scene), "drives": data}
     note = f"{scene.row['location']}; licence: {scene.row['licence']}"

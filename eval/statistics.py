@@ -41,8 +41,8 @@ class Paired:
 def paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Paired:
     """Compares pairs taken on the same scenes; pairs of which one is NaN are left out.
 
-    The interval is the percentile bootstrap over pairs (Efron, 1979). p is that of Fisher's randomisation test: how often
-    random signs give a mean difference as large; exact up to EXACT_UP_TO pairs that differ.
+    The interval is the percentile bootstrap over pairs (Efron, 1979). p is that of Fisher's randomisation test: how
+    often random signs give a mean difference as large; exact up to EXACT_UP_TO pairs that differ.
     """
     gap = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     gap = gap[np.isfinite(gap)]

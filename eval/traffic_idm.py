@@ -7,14 +7,14 @@ over vehicles; pedestrians, cyclists, objects and who is parked do as the log sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from drive_wm.eval.traffic import LogReplayTraffic
 from drive_wm.geometry import box_corners, project_to_polyline, relative_xyyaw, wrap_angle
 from drive_wm.planners.idm import ENOUGH_M, IdmParameters, idm_acceleration, stop_arc
-from drive_wm.types import SIGNAL_STATES, BoolArray, FloatArray, Log, RoadMap, Track
+from drive_wm.types import SIGNAL_STATES, BoolArray, FloatArray, IntArray, Log, RoadMap, Track
 
 if TYPE_CHECKING:
     from drive_wm.render import AgentBoxes
@@ -57,7 +57,8 @@ class IdmTraffic(LogReplayTraffic):
     def reset(self, log: Log, seed: int) -> None:
         super().reset(log, seed)
         self._tracks = {t.id: t for t in log.tracks}
-        self._courses = {t.id: course_of(t, log) for t in log.tracks if reacts(t)}
+        acting = set(log.metadata.get("scenario", {}).get("actors", ()))  # they keep to their script
+        self._courses = {t.id: course_of(t, log) for t in log.tracks if reacts(t) and t.id not in acting}
         self._seen: set[str] = set()
         self._state: dict[str, tuple[float, float, float]] = {}  # arc of the centre, speed, acceleration
         self._last_us: int | None = None
@@ -81,7 +82,7 @@ class IdmTraffic(LogReplayTraffic):
     def _admit(self, logged: AgentBoxes, timestamp_us: int, ego_xyyaw: FloatArray) -> None:
         """Who appears in the log starts as it is there, if nobody stands in its place."""
         new = [i for i, name in enumerate(logged.ids) if name in self._courses and name not in self._seen]
-        here = [self._place(name)[:2] for name in self._state] + [ego_xyyaw[:2]]
+        here = [self._place(name)[:2] for name in self._state] + [self._ego_middle(ego_xyyaw)]
         for i in new:
             course, xy = self._courses[logged.ids[i]], logged.xyzyaw[i, :2]
             if self._last_us is not None and min(np.hypot(*(xy - other)) for other in here) < 2 * course.half_m:
@@ -95,7 +96,8 @@ class IdmTraffic(LogReplayTraffic):
         i = int(np.clip(at, 0, len(course.points) - 2))
         w = at - i
         turn = wrap_angle(course.heading[i + 1] - course.heading[i])
-        return np.append(course.points[i] * (1 - w) + course.points[i + 1] * w, wrap_angle(course.heading[i] + w * turn))
+        here = course.points[i] * (1 - w) + course.points[i + 1] * w
+        return np.append(here, wrap_angle(course.heading[i] + w * turn))
 
     def _boxes(self, logged: AgentBoxes) -> AgentBoxes:
         from drive_wm.render import AgentBoxes
@@ -141,11 +143,14 @@ class IdmTraffic(LogReplayTraffic):
         yaw = np.append(boxes.xyzyaw[:, 3], ego_xyyaw[2])
         speed = np.array([logged_speed(self._tracks[n], timestamp_us) for n in boxes.ids[:replayed]]
                          + [self._state[n][1] for n in boxes.ids[replayed:]] + [ego_speed_mps])
-        middle = (self.vehicle.rear_axle_to_front_m - self.vehicle.rear_axle_to_rear_m) / 2
-        ego = [*(ego_xyyaw[:2] + middle * np.array([np.cos(ego_xyyaw[2]), np.sin(ego_xyyaw[2])])), ego_xyyaw[2],
-               self.vehicle.length_m, self.vehicle.width_m]
+        ego = [*self._ego_middle(ego_xyyaw), ego_xyyaw[2], self.vehicle.length_m, self.vehicle.width_m]
         rows = np.column_stack([boxes.xyzyaw[:, [0, 1, 3]], boxes.lwh_m[:, :2]])
         return np.concatenate([rows, [ego]]), speed[:, None] * np.stack([np.cos(yaw), np.sin(yaw)], -1)
+
+    def _ego_middle(self, ego_xyyaw: FloatArray) -> FloatArray:
+        ahead = (self.vehicle.rear_axle_to_front_m - self.vehicle.rear_axle_to_rear_m) / 2
+        middle: FloatArray = ego_xyyaw[:2] + ahead * np.array([np.cos(ego_xyyaw[2]), np.sin(ego_xyyaw[2])])
+        return middle
 
 
 def reacts(track: Track) -> bool:
@@ -262,7 +267,7 @@ def _corridor(course: _Course, arc_m: float) -> FloatArray:
 
 
 def leaders(corridors: FloatArray, width_m: FloatArray, things: FloatArray, velocity_mps: FloatArray,
-            own: FloatArray) -> tuple[FloatArray, FloatArray]:
+            own: IntArray) -> tuple[FloatArray, FloatArray]:
     """Who is next on each corridor (A, K, 3): metres to its near end (A,) from the corridor's start, ENOUGH_M where
     there is nobody, and its speed along the corridor (A,).
 
@@ -274,7 +279,7 @@ def leaders(corridors: FloatArray, width_m: FloatArray, things: FloatArray, velo
     for a, line in enumerate(corridors):
         gap = np.hypot(line[::4, None, 0] - things[None, :, 0], line[::4, None, 1] - things[None, :, 1]).min(0)
         close[a] = gap < reach + width_m[a] / 2 + MARGIN_M + 2 * STEP_M
-    close[np.arange(len(corridors)), own.astype(int)] = False
+    close[np.arange(len(corridors)), own] = False
     which, thing = np.nonzero(close)
     if not len(which):
         return near, along
@@ -308,10 +313,8 @@ def _grid(things: FloatArray) -> FloatArray:
 def _joined(a: AgentBoxes, b: AgentBoxes) -> AgentBoxes:
     from drive_wm.render import AgentBoxes
 
-    def both(x: FloatArray | None, y: FloatArray | None, default: int) -> FloatArray:
-        full = (np.full(len(p), default) if v is None else v for p, v in ((a, x), (b, y)))
-        joined: FloatArray = np.concatenate(list(full))
-        return joined
+    def both(x: Any, y: Any, default: int) -> Any:
+        return np.concatenate([np.full(len(p), default) if v is None else v for p, v in ((a, x), (b, y))])
 
     return AgentBoxes(np.concatenate([a.xyzyaw, b.xyzyaw]), np.concatenate([a.lwh_m, b.lwh_m]),
                       a.categories + b.categories, a.ids + b.ids, np.concatenate([a.colors, b.colors]),

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
+from drive_wm.eval.action_check import ActionCheck, alternative_poses, alternatives, identified
 from drive_wm.eval.sensors import SensorRenderer
+from drive_wm.geometry import interpolate_poses, pose_from_xyyaw, xyyaw_from_pose
 from drive_wm.types import BoolArray, ByteArray, FloatArray, IntArray, Log, Rig, RoadMap
 
 if TYPE_CHECKING:
     from drive_wm.render import AgentBoxes, Renderer
 
-TRUSTED_PSNR_DB = 14.0  # against the drawn reference, where there is one
-TRUSTED_STEPS = 8  # beyond it, where there is none: the horizon the model was trained on
+TRUSTED_STEPS = 8  # where no truth can be drawn: the horizon the model was trained on
 
 
 class WorldModelSensors(SensorRenderer):
     """Continues the log's own past under the actions the ego takes, with the layout given.
 
-    A step is trusted while the images agree with the drawn reference (town, Argoverse), and where there is none
-    (recorded images) for the first TRUSTED_STEPS steps.
+    A step is trusted while the front camera's frames obey the actions (see action_check), and where no truth of other
+    actions can be drawn (recorded images) for the first TRUSTED_STEPS steps.
     """
 
     name: ClassVar[str] = "world"
@@ -48,6 +50,10 @@ class WorldModelSensors(SensorRenderer):
         self._renderer: Renderer | None = Renderer(log.map or RoadMap("none"), log.look, log.signals) if known else None
         self._reference = log.frames.rendered and log.map is not None
         self._index = 0
+        self._check = ActionCheck()
+        self._before = xyyaw_from_pose(interpolate_poses(log.ego, history_timestamps_us[-1:])[0][0])
+        front = max(self._own.cameras, key=lambda c: float(c.rig_from_camera[0, 2]))
+        self._front = replace(self._own, cameras=(front,))
         self._places: dict[str, FloatArray] = {}  # where each agent was a step ago, for its velocity
         self._step_s = 1 / rate
 
@@ -61,11 +67,12 @@ class WorldModelSensors(SensorRenderer):
             self._stream, self._own, np.zeros(2) if action is None else action, self._index, self._generator,
             self.sampling, None if drawn is None else (lambda *_: drawn), self._in_slots(agents, world_from_rig))
         frames = dict(step.frames)
-        return self._to_rig(frames), self._trusted(frames, world_from_rig, agents, signal_states)
+        taken = np.zeros(2) if action is None else action
+        return self._to_rig(frames), self._trusted(frames, world_from_rig, agents, signal_states, taken)
 
     def _in_slots(self, agents: AgentBoxes, world_from_rig: FloatArray) -> tuple[FloatArray, BoolArray]:
         """Boxes -> (A, 12) and (A,); an agent keeps its slot, a newcomer takes that of one gone, nearest first."""
-        from drive_wm.geometry import inverse_pose, transform_points, xyyaw_from_pose
+        from drive_wm.geometry import inverse_pose, transform_points
         from drive_wm.types import CATEGORIES
 
         local = transform_points(inverse_pose(world_from_rig), agents.xyzyaw[:, :3])
@@ -100,9 +107,21 @@ class WorldModelSensors(SensorRenderer):
         return out
 
     def _trusted(self, frames: dict[str, ByteArray], pose: FloatArray, agents: AgentBoxes,
-                 signal_states: Mapping[str, int]) -> bool:
+                 signal_states: Mapping[str, int], action: FloatArray) -> bool:
+        before, self._before = self._before, xyyaw_from_pose(pose)
         if not self._reference or self._renderer is None:
             return self._index <= TRUSTED_STEPS
-        truth = self._renderer.draw(self._own, pose, agents, signal_states, "picture")
-        error = np.mean([np.mean((truth[n].astype(float) - frames[n]) ** 2) for n in frames])
-        return bool(10 * np.log10(255.0**2 / max(error, 1e-9)) >= TRUSTED_PSNR_DB)
+        others = alternative_poses(before, alternatives(action)[1:], self._step_s)
+        poses = [pose, *(pose_like(pose, other) for other in others)]
+        name = self._front.names[0]
+        truths = [self._renderer.draw(self._front, p, agents, signal_states, "picture")[name] for p in poses]
+        return self._check.trusted(identified(frames[name], truths))
+
+
+def pose_like(pose: FloatArray, xyyaw: FloatArray) -> FloatArray:
+    """(4, 4) at another x, y, yaw with the height, roll and pitch of ``pose``."""
+    turn = pose_from_xyyaw(np.array([0.0, 0.0, xyyaw[2] - xyyaw_from_pose(pose)[2]]))
+    out: FloatArray = turn @ pose
+    out[:2, 3] = xyyaw[:2]
+    out[2, 3] = pose[2, 3]
+    return out

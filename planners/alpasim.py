@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -29,7 +28,7 @@ class AlpasimPlanner(Planner):
     """Drives as the egodriver at ``address`` says, ``host:port`` or ``unix:///path``.
 
     cameras: the egodriver's name of a camera -> the log's; where none is given all are sent under the log's names.
-    rate_hz: of images and egomotion; AlpaSim's usual 10 Hz. history_steps: how many it is given before the first plan.
+    rate_hz: of images and egomotion; AlpaSim's usual 10 Hz. history_s: how much of both it is given before it plans.
     images: png (exact) or jpeg. timeout_s: of each call. Raises InputError where no egodriver answers there, or one of
     another version of the contract.
     """
@@ -38,15 +37,20 @@ class AlpasimPlanner(Planner):
     requires: ClassVar[frozenset[str]] = frozenset({"frames", "route"})
 
     def __init__(self, address: str, cameras: Mapping[str, str] | None = None, rate_hz: float = 10.0,
-                 history_steps: int = 16, images: str = "png", timeout_s: float = 60.0) -> None:
+                 history_s: float = 1.5, images: str = "png", timeout_s: float = 60.0) -> None:
         if images not in wire.IMAGE_FORMATS:
             raise InputError(f"images {images!r}, expected one of {', '.join(wire.IMAGE_FORMATS)}")
         if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
             raise InputError(f"egodriver {address!r}: expected an address such as alpasim:localhost:50051")
+        if not (0 < rate_hz < np.inf and 0 <= history_s < np.inf and 0 < timeout_s < np.inf):
+            raise InputError(f"egodriver {address}: rate_hz {rate_hz:g}, history_s {history_s:g}, timeout_s "
+                             f"{timeout_s:g}, expected finite numbers above 0 (history_s may be 0)")
         self.name = PREFIX + address  # type: ignore[misc]  # two egodrivers are two rows of a table
         self.address, self.cameras, self.images, self.timeout_s = address, dict(cameras or {}), images, timeout_s
-        self.rate_hz, self.history_steps = rate_hz, history_steps
-        self._seed, self._session, self._end = 0, None, None
+        self.rate_hz, self.history_steps = rate_hz, 1 + round(history_s * rate_hz)
+        self._seed = 0
+        self._session: _Session | None = None
+        self._end: weakref.finalize[..., Any] | None = None
         channel = _open(address)
         try:
             self.version, self.revision = _greet(channel, address, timeout_s)
@@ -55,14 +59,16 @@ class AlpasimPlanner(Planner):
 
     @classmethod
     def named(cls, text: str, timeout_s: float | None = None, **more: Any) -> AlpasimPlanner:
-        """From ``alpasim:HOST:PORT?rate_hz=4&images=jpeg&THEIR_CAMERA=OUR_CAMERA``; all behind the ? may be left out."""
+        """From ``alpasim:HOST:PORT?rate_hz=4&images=jpeg&THEIR_CAMERA=OUR_CAMERA``; what follows the ? is optional."""
         address, _, query = text.removeprefix(PREFIX).partition("?")
         given = dict(parse_qsl(query, keep_blank_values=True))
         options: dict[str, Any] = more if timeout_s is None else {**more, "timeout_s": timeout_s}
-        for key, kind in (("rate_hz", float), ("history_steps", int), ("timeout_s", float), ("images", str)):
+        for key, kind in (("rate_hz", float), ("history_s", float), ("timeout_s", float), ("images", str)):
             if key in given:
                 options[key] = _number(key, given.pop(key), kind)
-        return cls(address, cameras=given, **options)
+        planner = cls(address, cameras=given, **options)
+        planner.name = text  # type: ignore[misc]
+        return planner
 
     def reset(self, seed: int, log: Log | None = None) -> None:
         self.close()
@@ -216,13 +222,12 @@ def _in_one_line(address: str, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        told = error if isinstance(error, grpc.Call) else SimpleNamespace(code=lambda: None, details=lambda: str(error))
         reason = {
             grpc.StatusCode.UNAVAILABLE: "does not answer; start it first (drive-wm serve, or the egodriver's own "
                                          "command) and check host and port",
             grpc.StatusCode.DEADLINE_EXCEEDED: f"did not answer within {timeout_s:g} s",
             grpc.StatusCode.UNIMPLEMENTED: "is a gRPC server, but not of egodriver.EgodriverService",
-        }.get(told.code(), f"refused: {told.details()}")
+        }.get(error.code(), f"refused: {error.details()}")
         if "amera" in reason:
             reason += " (name the cameras it wants as alpasim:HOST:PORT?THEIR_CAMERA=OUR_CAMERA)"
         raise InputError(f"the egodriver at {address} {' '.join(reason.split())}") from None

@@ -28,6 +28,7 @@ from drive_wm.planners.base import POINT_S, TIMES_S
 from drive_wm.planners.ego_status import PAST, EgoStatusNet, features_of
 from drive_wm.types import FloatArray, InputError, Log
 
+FILES = ("ego_status.safetensors", "README.md", "recipe.json")
 EVERY_S = 0.2
 CLOSE_S = 2.0  # a gap to the log is to be closed in this time
 OFFSET_M, HEADING_RAD = 0.5, 0.05  # of starts beside the log, from which it learns to come back
@@ -142,14 +143,24 @@ def train(source: str | Sequence[str], out: Path, seed: int = 0, check: str | Se
     Raises InputError where a source holds no usable drive. The same arguments give the same weights on one machine.
     """
     from drive_wm.datasets.sources import open_source
+    from drive_wm.eval.run_folder import RunFolder
 
     opened, held_out = open_source(source), open_source(check)
-    samples = gathered(map(opened.load, opened.log_ids()), recipe.copies, seed)
-    net = fit(samples, recipe, seed)
-    rows = open_loop(net, gathered(map(held_out.load, held_out.log_ids()), 0, seed))
-    facts = {"source": source, "check": check, "seed": seed, "samples": len(samples.features), "recipe": asdict(recipe)}
-    write(net, out, facts, rows)
+    with RunFolder(out, "train-ego-status", seed=seed) as run:
+        samples = gathered(map(opened.load, opened.log_ids()), recipe.copies, seed)
+        net = fit(samples, recipe, seed)
+        rows = open_loop(net, gathered(map(held_out.load, held_out.log_ids()), 0, seed))
+        facts = {"source": _text(source), "check": _text(check), "seed": seed, "samples": len(samples.features),
+                 "recipe": asdict(recipe)}
+        for name in FILES:
+            run.file(name)
+        write(net, out, facts, rows)
+        run.finish({**facts, "open_loop": rows})
     return {**facts, "open_loop": rows}
+
+
+def _text(source: str | Sequence[str]) -> str:
+    return source if isinstance(source, str) else " --source ".join(source)
 
 
 def write(net: EgoStatusNet, out: Path, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -157,8 +168,8 @@ def write(net: EgoStatusNet, out: Path, facts: dict[str, Any], rows: list[dict[s
 
     out.mkdir(parents=True, exist_ok=True)
     weights = save({name: value.contiguous() for name, value in net.state_dict().items()})
-    for name, content in (("ego_status.safetensors", weights), ("README.md", card(facts, rows).encode()),
-                          ("recipe.json", json.dumps({**facts, "open_loop": rows}, indent=1).encode())):
+    recipe = json.dumps({**facts, "open_loop": rows}, indent=1)
+    for name, content in zip(FILES, (weights, card(facts, rows).encode(), recipe.encode())):
         (out / f".{name}").write_bytes(content)
         os.replace(out / f".{name}", out / name)
 
@@ -173,7 +184,7 @@ def card(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "row that says how much of a score needs no seeing. Not for a vehicle.", "",
         f"Trained on `{facts['source']}` ({facts['samples']} moments, a part of them started beside the log), "
         f"seed {facts['seed']}: `drive-wm train ego-status --source {facts['source']} --out DIR`.", "",
-        f"Distance to the log on `{facts['check']}`, open loop:", "", *table, ""])
+        f"Distance to the log on `{facts['check']}`, open loop:", "", *table, "", "Licence: Apache-2.0.", ""])
 
 
 __all__ = ["Recipe", "Samples", "fit", "open_loop", "samples_of", "train"]

@@ -81,8 +81,6 @@ def _states(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
             generator: torch.Generator) -> FloatArray:
     world, count = model.world, len(actions)
     cache, size = stream.cache.copy(), count * (2 + world.config.agents)
-    own = torch.eye(count, dtype=torch.bool, device=model.device)
-    own = own.repeat_interleave(size // count, 0).repeat_interleave(size // count, 1)
     stream = Stream(cache, _widened(stream.last, count), stream.frames, stream.hidden.expand(count, -1, -1))
     out = []
     for i in range(actions.shape[1]):
@@ -90,8 +88,7 @@ def _states(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
         past = cache.past()
         length = past[0][0].shape[1] if past else 0
         imagined = min(i, cache.window)  # of the cached blocks, the newest
-        seen = torch.ones(size, length - imagined * size, dtype=torch.bool, device=model.device)
-        hidden, keys = world.state(step, past, torch.cat([seen, own.repeat(1, imagined + 1)], 1))
+        hidden, keys = world.state(step, past, length - imagined * size)
         cache.add(keys)
         stream = Stream(cache, step, stream.frames, hidden)
         out.append(step.agents[:, 0])
@@ -154,12 +151,10 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
     """
     world, generator = model.world, torch.Generator().manual_seed(seed)
     length = 2 * world.config.plan_steps
-    own = torch.eye(count, dtype=torch.bool, device=model.device)
     bins, surety = [], []
     with torch.autocast(model.device.type, torch.bfloat16):
         hidden, past = _opened(model, stream, route)
         shared = past[0][0].shape[1]
-        seen = torch.ones(count, shared, dtype=torch.bool, device=model.device)
         last = hidden.expand(count, -1)
         for i in range(length):
             logits = _logits(model, last, i)
@@ -170,8 +165,8 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
                 break
             x = world.table(drawn + _first_ids(model.device)[i % 2])[None]
             positions = world.segment_positions(stream.last.first_step + 1, 1, model.device, start=i + 1)
-            mask = torch.cat([seen, own.repeat(1, i + 1)], 1)
-            out, keys = world.transformer(x, positions.repeat(count, 1), [Span(0, count, mask=mask)], past)
+            spans = [Span(0, count, futures=count, shared=shared)]
+            out, keys = world.transformer(x, positions.repeat(count, 1), spans, past)
             past, last = _joined(past, keys), out[0]
     actions = actions_of_bins(torch.stack(bins, 1).view(count, -1, 2).cpu())
     return actions.numpy(), torch.stack(surety, 1).mean(1).double().cpu().numpy()
@@ -193,12 +188,10 @@ def plan_likelihood(model: DriveWM, stream: Stream, route: Tensor, actions: Floa
     length = 2 * steps - 1  # the last token is said, and not read
     with torch.autocast(model.device.type, torch.bfloat16):
         hidden, past = _opened(model, stream, route)
-        causal = torch.ones(length, length, dtype=torch.bool, device=model.device).tril()
-        own = torch.block_diag(*[causal] * count)
-        mask = torch.cat([own.new_ones(count * length, past[0][0].shape[1]), own], 1)
+        spans = [Span(0, count * length, causal=True, futures=count, shared=past[0][0].shape[1])]
         positions = world.segment_positions(stream.last.first_step + 1, length, model.device, start=1)
         x = world.table(ids[:, :-1]).reshape(1, count * length, -1)
-        out, _ = world.transformer(x, positions.repeat(count, 1), [Span(0, count * length, mask=mask)], past)
+        out, _ = world.transformer(x, positions.repeat(count, 1), spans, past)
         states = torch.cat([hidden.expand(count, 1, -1), out.view(count, length, -1)], 1)
         said = [torch.log_softmax(_logits(model, states[:, i], i), -1).gather(-1, bins.view(count, -1)[:, i:i + 1])
                 for i in range(2 * steps)]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from drive_wm.encoders.actions import MAX_CURVATURE_INV_M, MAX_SPEED_MPS
 from drive_wm.eval.metrics import STEP_S
+from drive_wm.eval.metrics.progress import relative_progress
 from drive_wm.geometry import (
     actions_from_xyyaw,
     compose_xyyaw,
     integrate_actions,
     project_to_polyline,
+    relative_xyyaw,
     resample_polyline,
-    transform_points,
+    xyyaw_from_pose,
 )
 from drive_wm.planners.base import POINT_S, TIMES_S, Planner
 from drive_wm.planners.direct import route_points
@@ -34,7 +36,7 @@ from drive_wm.planners.proposals import (
     to_world,
 )
 from drive_wm.scene import clip_of
-from drive_wm.types import Clip, FloatArray, InputError, Log, Observation, Plan, Trajectory
+from drive_wm.types import BoolArray, Clip, FloatArray, InputError, IntArray, Log, Observation, Plan, Trajectory
 from drive_wm.world.decode import Stream
 from drive_wm.world.inputs import route_vector
 
@@ -44,6 +46,7 @@ OFFSETS_M, BENDS_INV_M = (0.0, -1.0, 1.0), (0.0, -0.02, 0.02)  # beside the rout
 GENTLE_ACCEL_MPS2, GENTLE_DECEL_MPS2, HARD_DECEL_MPS2 = 1.5, 2.5, 4.0
 LEAST_SPEED_MPS = 4.0  # that a lattice reaches for where no limit is known
 OFF_ROUTE_M = 2.0  # mean distance from the route at which a candidate without a map is worth 1 / e
+PROGRESS_SHARE = 5 / 12  # of the PDM score
 KNOTS_S = np.array([0.0, 2.0, 4.0])  # noise is drawn there and interpolated: a driver's changes are smooth
 
 
@@ -74,7 +77,8 @@ class ImaginePlanner(Planner):
     drawn). search: "cem", "mppi" or "none", ``rounds`` of ``count``. samples: of the model's plans. likelihood: what a
     nat a token of the model's own opinion is worth, in score (with a map, ten times that without). A candidate is worth
     its PDM score among its own agents, nothing where it runs a red light; without a map also what it keeps to the
-    route. The same seed and observation give the same plan.
+    route. cameras: which it looks through, "all" or "front" (by default where frames are generated: it is what they
+    cost). The same seed and observation give the same plan.
     """
 
     name = "imagine"
@@ -82,11 +86,14 @@ class ImaginePlanner(Planner):
 
     def __init__(self, checkpoint: str = "tiny", mode: str = "state", search: str = "cem", rounds: int = 2,
                  count: int = 16, samples: int = 8, temperature: float = 1.0, likelihood: float = 0.01,
-                 vehicle: str = "pacifica", explain: bool = False) -> None:
+                 cameras: str = "", vehicle: str = "pacifica", explain: bool = False) -> None:
         from drive_wm.model import DriveWM
 
         if mode not in MODES:
             raise InputError(f"mode {mode!r}, expected one of {', '.join(MODES)}")
+        self.cameras = cameras or ("all" if mode == "state" else "front")
+        if self.cameras not in ("all", "front"):
+            raise InputError(f"cameras {cameras!r}, expected all or front")
         self.model, self.mode, self.search = DriveWM.from_pretrained(checkpoint), mode, Search(search, rounds, count)
         self.samples, self.temperature, self.likelihood, self.explain = samples, temperature, likelihood, explain
         self.judge, self.seed = Judge(vehicle), 0
@@ -98,11 +105,10 @@ class ImaginePlanner(Planner):
     def plan(self, observation: Observation) -> Plan:
         moment = Moment.of(self, observation)
         rng = np.random.default_rng([self.seed, int(observation.timestamps_us[-1]) % 2**32])
-        tried = [self._tried(moment, np.concatenate([moment.own, lattice(moment)]))]
-        for _ in range(self.search.rounds if self.search.kind != "none" else 0):
-            tried.append(self._tried(moment, refined(self.search, tried, rng)))
-        actions = np.concatenate([t.actions for t in tried])
-        worth = np.concatenate([t.worth for t in tried])
+        tried = self._tried(moment, np.concatenate([moment.own, lattice(moment)]))
+        for i in range(self.search.rounds if self.search.kind != "none" else 0):
+            tried = tried.and_(self._tried(moment, refined(self.search, tried.actions, tried.worth, i, rng)))
+        actions, worth = tried.actions, tried.worth
         best = int(np.argmax(np.round(worth, 9)))
         paths = integrate_actions(np.zeros((len(actions), 3)), actions, POINT_S)
         candidates = tuple(Trajectory(TIMES_S.copy(), path) for path in paths)
@@ -111,14 +117,16 @@ class ImaginePlanner(Planner):
 
     def _tried(self, moment: Moment, actions: FloatArray) -> Tried:
         judged = self.judged(moment, actions)
-        worth = judged.rank * (~moment.runs_red(judged.xyyaw))
-        opinion = self.likelihood
+        fits = (~moment.runs_red(judged.xyyaw)).astype(float)
+        opinion, said = self.likelihood, np.zeros(len(actions))
         if moment.observation.map is None:
-            worth, opinion = worth * np.exp(-moment.off_line_m(actions) / OFF_ROUTE_M), 10 * opinion
+            fits, opinion = fits * np.exp(-moment.off_line_m(actions) / OFF_ROUTE_M), 10 * opinion
         if opinion:
             said = plan_likelihood(self.model, moment.stream, moment.route_features, actions)
-            worth = worth + opinion * np.clip(said, -10.0, 0.0)
-        return Tried(actions, worth)
+        scores = judged.scores
+        besides = judged.rank - PROGRESS_SHARE * scores["multiplier"] * scores["ego_progress"]
+        return Tried(actions, scores["progress_m"], scores["multiplier"], fits,
+                     fits * besides + opinion * np.clip(said, -10.0, 0.0))
 
     def judged(self, moment: Moment, actions: FloatArray) -> Judged:
         """PDM scores of candidates (B, 8, 2), each among the agents of its own future."""
@@ -133,10 +141,25 @@ class ImaginePlanner(Planner):
 
 @dataclass(frozen=True)
 class Tried:
-    """Candidates (B, 8, 2) and what each is worth (B,), more is better."""
+    """Candidates (B, 8, 2) and what they were found to be, (B,) each.
+
+    Progress counts relative to the best of all that were tried, so it is put in last: besides is all other worth.
+    """
 
     actions: FloatArray
-    worth: FloatArray
+    progress_m: FloatArray
+    multiplier: FloatArray
+    fits: FloatArray
+    besides: FloatArray
+
+    @property
+    def worth(self) -> FloatArray:
+        """(B,) more is better."""
+        progress = relative_progress(self.progress_m, self.multiplier)
+        return self.besides + self.fits * PROGRESS_SHARE * self.multiplier * progress
+
+    def and_(self, other: Tried) -> Tried:
+        return Tried(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -162,6 +185,7 @@ class Moment:
     @classmethod
     def of(cls, planner: ImaginePlanner, observation: Observation) -> Moment:
         model = planner.model
+        observation = observation if planner.cameras == "all" else front_only(observation)
         clip = clip_of(observation, model.rig_for(observation.rig), planner.rate_hz, model.config.world.agents)
         stream, route = model.read(clip), route_points(observation)
         features = torch.from_numpy(route_vector(route, last_speed(clip))).to(model.device)[None]
@@ -174,15 +198,17 @@ class Moment:
         reds = np.array([light.arc_m for light in idm.red_lights(observation, line)])
         named = {name for name, valid in zip(clip.agent_ids, clip.agents_valid[-1]) if valid}
         others = [i for i, name in enumerate(observation.agent_ids) if name not in named]
-        keep = replace(observation, agents=None) if observation.agents is None or observation.agents_valid is None else \
-            replace(observation, agents=observation.agents[:, others], agents_valid=observation.agents_valid[:, others])
+        rest = observation
+        if observation.agents is not None and observation.agents_valid is not None:
+            rest = replace(observation, agents=observation.agents[:, others],
+                           agents_valid=observation.agents_valid[:, others])
         known = observation.map is not None
         limit = idm.desired_speed(observation) if known else max(LEAST_SPEED_MPS, observation.speed_mps)
         return cls(observation, clip, stream, route, features, np.concatenate([greedy, drawn[:planner.samples]]), line,
-                   seen_agents(keep), reds, limit, vehicle.rear_axle_to_front_m)
+                   seen_agents(rest), reds, limit, vehicle.rear_axle_to_front_m)
 
     @property
-    def slots(self) -> FloatArray:
+    def slots(self) -> IntArray:
         """(A,) of the model's agents, those that are there."""
         return np.flatnonzero(self.clip.agents_valid[-1])
 
@@ -200,16 +226,15 @@ class Moment:
         others = constant_velocity(self.others, np.arange(FORECAST) * STEP_S)
         return to_world(self.observation, np.concatenate([fine, np.repeat(others[None], len(actions), 0)], 2))
 
-    def runs_red(self, xyyaw: FloatArray) -> np.ndarray:
+    def runs_red(self, xyyaw: FloatArray) -> BoolArray:
         """(B,) whether the front of drives (B, S, 3) in the world passes a stop line that shows red."""
         if not len(self.reds):
             return np.zeros(len(xyyaw), dtype=bool)
-        here = self.observation.world_from_rig
-        ends = transform_points(np.linalg.inv(here), np.concatenate([xyyaw[:, -1, :2], np.full((len(xyyaw), 1), here[2, 3])],
-                                                                    1))[:, :2]
+        here = xyyaw_from_pose(self.observation.world_from_rig)
+        ends = relative_xyyaw(here, xyyaw[:, -1])[:, :2]
         arcs, _, _ = project_to_polyline(np.concatenate([np.zeros((1, 2)), ends]), self.line)
         front = arcs + self.front_m
-        passed: np.ndarray = ((front[1:, None] > self.reds) & (front[0] <= self.reds + 1.0)).any(1)
+        passed: BoolArray = ((front[1:, None] > self.reds) & (front[0] <= self.reds + 1.0)).any(1)
         return passed
 
     def off_line_m(self, actions: FloatArray) -> FloatArray:
@@ -218,6 +243,17 @@ class Moment:
         _, offset, _ = project_to_polyline(xy.reshape(-1, 2), self.line)
         mean: FloatArray = np.abs(offset).reshape(xy.shape[:2]).mean(1)
         return mean
+
+
+def front_only(observation: Observation) -> Observation:
+    """As seen through the camera that looks most forward."""
+    rig = observation.rig
+    best = max(range(len(rig.cameras)), key=lambda i: float(rig.cameras[i].rig_from_camera[0, 2]))
+    if observation.frames is None or observation.frames_valid is None:
+        return observation
+    name = rig.names[best]
+    return replace(observation, rig=rig.subset([name]), frames={name: observation.frames[name]},
+                   frames_valid=observation.frames_valid[:, best:best + 1])
 
 
 def last_speed(clip: Clip) -> float:
@@ -270,10 +306,12 @@ def possible(actions: FloatArray) -> FloatArray:
     return np.clip(actions, [0.0, -MAX_CURVATURE_INV_M], [MAX_SPEED_MPS, MAX_CURVATURE_INV_M])
 
 
-def refined(search: Search, tried: list[Tried], rng: np.random.Generator) -> FloatArray:
-    """The next round's candidates (count, 8, 2), the first being the mean itself; noise halves every round."""
-    actions, worth = (np.concatenate([getattr(t, name) for t in tried]) for name in ("actions", "worth"))
-    least = np.array(search.noise) / 2 ** (len(tried) - 1)
+def refined(search: Search, actions: FloatArray, worth: FloatArray, done: int, rng: np.random.Generator) -> FloatArray:
+    """The next round's candidates (count, 8, 2) after ``done``, from all (B, 8, 2) so far and what they are worth.
+
+    The first is the mean itself; noise halves every round.
+    """
+    least = np.array(search.noise) / 2**done
     if search.kind == "cem":
         elite = actions[np.argsort(-worth, kind="stable")[: max(2, round(search.elite * search.count))]]
         mean, spread = elite.mean(0), np.clip(elite.std(0), least / 2, 2 * least)

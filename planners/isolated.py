@@ -92,9 +92,8 @@ class IsolatedPlanner(Planner):
             self.close()
             raise PlannerError(f"planner {self.spec}: no answer within {limit_s:g} s") from None
         except (EOFError, BrokenPipeError):
-            code = self._process.wait()
+            how = _ending(self._process)
             self.close()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise PlannerError(f"planner {self.spec}: its process ended ({how})") from None
         if "error" in answer:
             raise PlannerError(f"planner {self.spec}: {answer['error']}")
@@ -114,6 +113,14 @@ def _read(fd: int, count: int, until: float) -> bytes:
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(timeout=5.0)
+    except subprocess.TimeoutExpired:
+        return "it closed its output"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

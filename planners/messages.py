@@ -1,4 +1,4 @@
-"""Observations and plans as bytes, for a planner in another process: JSON for the structure, safetensors for the arrays.
+"""Observations and plans as bytes, for a planner in another process: JSON for structure, safetensors for arrays.
 
 Only plain values, arrays and the dataclasses of ``drive_wm.types`` can be said; nothing is unpickled or evaluated.
 A message is 8 bytes of length, 4 bytes of the JSON's length, the JSON, the arrays.
@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from drive_wm import types
 from drive_wm.types import InputError
 
-WORDS = {name: word for name, word in vars(types).items() if dataclasses.is_dataclass(word)}
+WORDS: dict[str, Any] = {name: word for name, word in vars(types).items() if dataclasses.is_dataclass(word)}
 LENGTH, JSON_LENGTH = struct.Struct("<Q"), struct.Struct("<I")
 MOST_BYTES = 1 << 31
 

@@ -10,7 +10,7 @@ from drive_wm.eval.metrics import STEP_S
 from drive_wm.geometry import box_corners, project_to_polyline, resample_polyline, wrap_angle
 from drive_wm.planners.base import Planner
 from drive_wm.planners.idm import IdmParameters, IdmPlanner, Obstacle, path_points
-from drive_wm.planners.proposals import FORECAST, STATES, Judge, constant_velocity, judge, seen_agents, to_world
+from drive_wm.planners.proposals import STATES, Judge, constant_velocity, forecast_scene, judge, seen_agents
 from drive_wm.types import BoolArray, FloatArray, InputError, Observation, Plan, Trajectory
 
 FRACTIONS = (1.0, 0.8, 0.6, 0.4, 0.2)  # of the speed limit; in order of preference where scores are equal
@@ -76,9 +76,7 @@ class PdmClosed(Planner):
             raise InputError("pdm_closed needs a route of two points or more in the observation")
         line = resample_polyline(np.asarray(observation.route, dtype=np.float64), 1.0)
         paths = self._proposals(observation, line)  # (B, 81, 3), rig frame
-        agents = seen_agents(observation)
-        forecast = to_world(observation, constant_velocity(agents, np.arange(FORECAST) * STEP_S))
-        scene = self.judge.world(observation, forecast, agents, line)
+        scene = forecast_scene(self.judge, observation)
         judged = judge(scene.with_egos(*self.judge.drives(observation, paths)))
         best = judged.best
         danger = judged.danger[best]
@@ -121,7 +119,8 @@ class PdmClosed(Planner):
             desired = p.min_gap_m + np.maximum(0.0, v * p.headway_s + v * (v - lead_speed) / rate)
             gap = np.maximum(lead - arc[..., None] - front_m, 0.1)  # (O, F, A)
             held = np.square(desired / gap).max(-1, initial=0.0)
-            need = (np.maximum(v - lead_speed, 0.0) ** 2 / (2 * np.maximum(gap - p.min_gap_m, 0.1))).max(-1, initial=0.0)
+            room = np.maximum(gap - p.min_gap_m, 0.1)
+            need = (np.maximum(v - lead_speed, 0.0) ** 2 / (2 * room)).max(-1, initial=0.0)
             free = np.maximum(p.accel_mps2 * (1 - (speed / np.maximum(wanted, 0.1)) ** 4), -p.decel_mps2)
             accel = np.maximum(free - p.accel_mps2 * held, -np.clip(HARDER * need, p.decel_mps2, MOST_MPS2))
             arc = arc + speed * STEP_S
@@ -131,9 +130,10 @@ class PdmClosed(Planner):
 
 
 def braking(path: FloatArray, speed_mps: float, decel_mps2: float = EMERGENCY_MPS2) -> FloatArray:
-    """The same path (N, 3), driven to a halt."""
+    """The same path (N, 3), straight on past its end, driven to a halt."""
+    end = path[-1] + 10.0 * np.array([np.cos(path[-1, 2]), np.sin(path[-1, 2]), 0.0])
+    line = np.concatenate([path, end[None]])
     at = np.minimum(np.arange(len(path)) * STEP_S, speed_mps / decel_mps2)
     arc = speed_mps * at - decel_mps2 * at**2 / 2
-    gone = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path[:, :2], axis=0).T))])
-    yaw = np.unwrap(path[:, 2])
-    return np.stack([np.interp(arc, gone, path[:, 0]), np.interp(arc, gone, path[:, 1]), np.interp(arc, gone, yaw)], -1)
+    gone = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line[:, :2], axis=0).T))])
+    return np.stack([np.interp(arc, gone, v) for v in (line[:, 0], line[:, 1], np.unwrap(line[:, 2]))], -1)

@@ -18,7 +18,8 @@ FAR_M = 10_000.0
 STATES = 41  # of a 4 s drive
 FORECAST = STATES + 9  # time to collision looks 0.9 s further
 NEAR_M, ACCEL_RESERVE_MPS = 15.0, 3.0
-LATE_COLLISION = 0.01  # what a second without a collision is worth where no candidate is clean
+EQUAL = 0.005
+LATE_COLLISION = 0.05  # what a second without a collision is worth where no candidate is clean
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Judged:
 
     @property
     def best(self) -> int:
-        """The first of the best: order candidates by preference."""
-        return int(np.argmax(np.round(self.rank, 9)))
+        """The first that is as good as any: order candidates by preference."""
+        return int(np.argmax(self.rank >= self.rank.max() - EQUAL))
 
 
 class Judge:
@@ -80,6 +81,15 @@ def judge(scene: Scene) -> Judged:
     on = np.ones(worth.shape) if scene.on_road is None else scene.on_road
     rank = scores["total"] + LATE_COLLISION * STEP_S * (worth * (0.5 + 0.5 * on)).sum(-1)
     return Judged(scores, danger | (worth < 1.0), scene.xyyaw, rank)
+
+
+def forecast_scene(judge: Judge, observation: Observation) -> Scene:
+    """The world with agents at constant velocity, and the route (straight on without one) as the way to go."""
+    agents = seen_agents(observation)
+    forecast = to_world(observation, constant_velocity(agents, np.arange(FORECAST) * STEP_S))
+    route = observation.route
+    line = np.array([[0.0, 0.0], [120.0, 0.0]]) if route is None or len(route) < 2 else route
+    return judge.world(observation, forecast, agents, line)
 
 
 def side_by_side(scene: Scene, agents_xyyaw: FloatArray) -> Scene:
@@ -140,5 +150,5 @@ def at_10_hz(poses: FloatArray, period_s: float, count: int) -> FloatArray:
     return a + part * step
 
 
-__all__ = ["FORECAST", "STATES", "Judge", "Judged", "at_10_hz", "constant_velocity", "judge", "seen_agents",
-           "side_by_side", "to_world"]
+__all__ = ["FORECAST", "STATES", "Judge", "Judged", "at_10_hz", "constant_velocity", "forecast_scene", "judge",
+           "seen_agents", "side_by_side", "to_world"]

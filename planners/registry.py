@@ -21,6 +21,7 @@ PLANNERS: dict[str, str] = {
     "idm": "drive_wm.planners.idm:IdmPlanner",
     "pdm_closed": "drive_wm.planners.pdm_closed:PdmClosed",
     "ego_status": "drive_wm.planners.ego_status:EgoStatusPlanner",
+    "camera": "drive_wm.planners.camera:CameraPlanner",
     "direct": "drive_wm.planners.direct:DirectPlanner",
     "imagine": "drive_wm.planners.imagine:ImaginePlanner",
 }

@@ -47,7 +47,8 @@ class Worker:
 def one_line(error: BaseException, spec: str) -> str:
     """What went wrong, and where in the planner's own file."""
     file = Path(spec.rpartition(":")[0])
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file.name]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == file.name]
     where = f" ({file.name}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -449,11 +450,21 @@ def test_the_command_writes_a_manifest_that_leads_back(tmp_path: Path) -> None:
 
 
 def test_a_drive_that_cannot_be_read_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
     write_drive(tmp_path / "a", scene=1)
     write_drive(tmp_path / "b", scene=2)
     (tmp_path / "b" / "ego.csv").write_text("nothing\n")
-    rows = curate([f"drive_folder:{tmp_path}"]).rows
-    assert [row.reason for row in rows if row.log_id == "b"] == ["unreadable"] and any(row.keep for row in rows)
+    for source, kept in ((tmp_path, True), (tmp_path / "b", False)):
+        out = tmp_path.with_name(f"{tmp_path.name}-{kept}")
+        assert cli.run(["data", "curate", "--source", f"drive_folder:{source}", "--out", str(out)]) == 0
+        rows = read_manifest(out)
+        assert [row.reason for row in rows if row.log_id == "b"] == ["unreadable"]
+        assert any(row.keep for row in rows) == kept
+        told, = json.loads((out / "summary.json").read_text())["results"]["unreadable"]
+        assert told.startswith("b: ") and "no column 'timestamp_us'" in told
+        assert told in html.unescape((out / "report.html").read_text())
+        assert pq.read_table(out / "manifest.parquet")["caption"].to_pylist()[-1] == ""
     with pytest.raises(InputError, match="local or ray"):
         curate([f"drive_folder:{tmp_path}"], engine="spark")
 

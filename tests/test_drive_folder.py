@@ -1,6 +1,8 @@
 """The drive folder: what is written is what is read, structure is strict, single rows and frames are masked."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from drive_wm.datasets.curation import places
 from drive_wm.datasets.drive_folder import DriveFolderSource, increasing
 from drive_wm.datasets.routes import driven_route
 from drive_wm.geometry import xyyaw_from_pose
-from drive_wm.types import FrameError, InputError, Log
+from drive_wm.types import FrameError, InputError, IntArray, Log
 
 FORWARD = [0.5, -0.5, 0.5, -0.5]  # x right, y down, z ahead, in a rig of x ahead, y left, z up
 START_US, STEP_US = 1_700_000_000_000_000, 100_000
@@ -139,26 +142,82 @@ def test_a_place_not_on_earth_is_masked_and_a_jump_makes_no_endless_route(tmp_pa
     assert log.ego.valid.sum() == 10 and len(log.ego) == 11 and len(log.metadata["route"]) <= 20_001
 
 
-def test_video_with_its_times(tmp_path: Path) -> None:
+def filmed(folder: Path, name: str = "front.mp4", times: IntArray | None = None, count: int = 12) -> Path:
+    """The drive with a video in place of its images: frame i of grey 20 i, ten a second; ``times`` beside it."""
     av = pytest.importorskip("av", reason="videos need PyAV")
-    folder = write_drive(tmp_path / "a", count=12)
-    for path in (folder / "frames" / "front").iterdir():
-        path.unlink()
-    (folder / "frames" / "front").rmdir()
-    with av.open(str(folder / "frames" / "front.mp4"), "w") as container:
+    path = folder / "frames" / name
+    shutil.rmtree(folder / "frames" / path.stem)
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 5
-        for i in range(12):
+        for i in range(count):
             image = np.full((48, 64, 3), 20 * i, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
-    times = START_US + STEP_US * np.arange(13)
-    (folder / "frames" / "front_timestamps_us.csv").write_text("timestamp_us\n" + "\n".join(map(str, times)))
-    frames = load(folder).frames
+    if times is not None:
+        path.with_name(f"{path.stem}_timestamps_us.csv").write_text("timestamp_us\n" + "\n".join(map(str, times)))
+    return folder
+
+
+def described(folder: Path, **more: Any) -> Path:
+    rig = json.loads((folder / "rig.json").read_text())
+    (folder / "rig.json").write_text(json.dumps({**rig, **more}))
+    return folder
+
+
+def test_video_with_its_times(tmp_path: Path) -> None:
+    times = START_US + STEP_US * np.arange(12) + 5_000 * (np.arange(12) % 2)
+    frames = load(filmed(write_drive(tmp_path / "a"), times=times)).frames
+    np.testing.assert_array_equal(frames.timestamps_us("front"), times)
     for i in (7, 0, 11):
         assert abs(float(frames.read("front", int(times[i])).mean()) - 20 * i) < 4
-    with pytest.raises(FrameError, match="has 12 frames, frame 12 is missing"):
-        frames.read("front", int(times[12]))
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_times_of_more_or_fewer_frames_than_the_video_has_are_refused(tmp_path: Path, more: int) -> None:
+    filmed(write_drive(tmp_path / "a"), times=START_US + STEP_US * np.arange(12 + more))
+    with pytest.raises(InputError, match=f"timestamps_us.csv: has {12 + more} times, but front.mp4 has 12 frames"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["front.mp4", "front.mov", "front.mkv", "front.avi", "front.m4v"])
+def test_a_video_without_times_counts_from_its_start(tmp_path: Path, name: str) -> None:
+    folder = filmed(write_drive(tmp_path / "a"), name)
+    with pytest.raises(InputError, match="front_timestamps_us.csv beside it, .* or video_start_us in rig.json"):
+        load(folder)
+    for told in (START_US + 3, {"front": START_US + 3}):
+        frames = load(described(folder, video_start_us=told)).frames
+        np.testing.assert_array_equal(frames.timestamps_us("front"), START_US + 3 + STEP_US * np.arange(12))
+    assert abs(float(frames.read("front", START_US + 3 + 7 * STEP_US).mean()) - 140) < 4
+
+
+def test_a_video_that_cannot_be_opened_breaks_its_own_frames_only(tmp_path: Path) -> None:
+    folder = filmed(write_drive(tmp_path / "a", ("front", "left")), times=START_US + STEP_US * np.arange(12))
+    (folder / "frames" / "front.mp4").write_bytes(b"cut off")
+    frames = load(folder).frames
+    assert frames.read("left", START_US).shape == (48, 64, 3)
+    with pytest.raises(FrameError, match="front.mp4: cannot be opened"):
+        frames.read("front", START_US)
+
+
+def test_drives_with_an_origin_meet_on_earth(tmp_path: Path) -> None:
+    """The origin of b lies 100 m north of that of a, and its path 100 m south of it: they drove the same road."""
+    north_deg = 100.0 / 111_412.0  # metres a degree of latitude on the ellipsoid at 49 degrees north: near enough
+    described(write_drive(tmp_path / "a"), origin_lat_lon_deg=[49.0, 8.4])
+    rows = ["timestamp_us,x_m,y_m,yaw_rad"] + [f"{START_US + i * STEP_US},{i}.0,-100.0,0.0" for i in range(12)]
+    (write_drive(tmp_path / "b") / "ego.csv").write_text("\n".join(rows))
+    described(tmp_path / "b", origin_lat_lon_deg=[49.0 + north_deg, 8.4])
+    write_drive(tmp_path / "c")
+    source = DriveFolderSource(tmp_path)
+    logs = [source.load(name) for name in "abc"]
+    a, b, c = (places.where(log, log.start_us, log.end_us) for log in logs)
+    assert a.frame == b.frame == "earth" and c.frame == "drive_folder:c"
+    assert np.abs(a.points_m - b.points_m).max() < 0.3
+    for seed in range(8):
+        (split_a, _), (split_b, _) = places.by_place([a, b], places.SplitSpec(seed=seed))
+        assert split_a == split_b
+    leak, = places.leaks([a, b, c], ["train", "test", "test"], buffer_m=50.0)
+    assert (leak.a, leak.b) == (0, 1) and leak.distance_m < 0.3
 
 
 def broken(folder: Path, name: str, value: Any) -> None:
@@ -185,7 +244,11 @@ STRUCTURE = {
     "no table": (lambda f: (f / "ego.csv").unlink(), "cannot be read as CSV"),
     "binary table": (lambda f: (f / "ego.csv").write_bytes(b"\xff\xfe\x00\x01"), "cannot be read as CSV"),
     "image name": (lambda f: (f / "frames" / "front" / "img_001.png").touch(), "named by its time"),
-    "video times": (lambda f: (f / "frames" / "front.mp4").touch(), "both a folder"),
+    "two of a camera": (lambda f: (f / "frames" / "front.mp4").touch(), "more than one folder of images or video"),
+    "start": (lambda f: described(f, video_start_us=1.5), "rig.json: video_start_us: expected whole microseconds"),
+    "whose start": (lambda f: described(f, video_start_us={"frnt": 1}), "no camera 'frnt'; did you mean 'front'"),
+    "origin": (lambda f: described(f, origin_lat_lon_deg=[8.4]), "expected [latitude, longitude]"),
+    "far origin": (lambda f: described(f, origin_lat_lon_deg=[149, 8.4]), "the latitude first"),
 }
 
 
@@ -194,7 +257,7 @@ def test_a_broken_structure_is_one_clear_line(name: str, tmp_path: Path) -> None
     folder = write_drive(tmp_path / "a", count=2)
     damage, message = STRUCTURE[name]
     damage(folder)
-    with pytest.raises(InputError, match=message.replace("(", r"\(")) as caught:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 

@@ -15,8 +15,8 @@ import pytest
 
 from drive_wm.cli import run
 from drive_wm.datasets.nuscenes import NuScenesSource
+from drive_wm.datasets.parallel import in_parallel, worker_count
 from drive_wm.datasets.town.factory import STAMP, TownOrder, build_town
-from drive_wm.datasets.town.parallel import in_parallel, worker_count
 from drive_wm.types import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +43,7 @@ def test_large_orders_are_several_sets(made: Path) -> None:
     assert not list(made.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(made: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     order = TownOrder(3, 110_000, logs_per_set=2, **SMALL)
@@ -67,7 +68,8 @@ def test_a_killed_run_is_no_data_set_and_is_continued(made: Path, tmp_path: Path
     kept = {path: path.stat().st_mtime_ns for path in rows.glob("*.rows")}
     time.sleep(1.0)  # workers without a parent end
     told: list[int] = []
-    build_town(TownOrder(3, 110_000, logs_per_set=2, **SMALL), out, progress=lambda logs, _: told.append(logs))
+    build_town(TownOrder(3, 110_000, logs_per_set=2, **SMALL), out, workers=2,
+               progress=lambda logs, _: told.append(logs))
     assert contents(out) == contents(made) and len(kept) >= 1 and sum(told) == 3
 
 
@@ -95,6 +97,7 @@ def test_other_orders_into_the_same_folder_are_refused(made: Path, tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_shards(tmp_path: Path) -> None:
     from drive_wm.datasets.shards import find_shards
 
@@ -116,6 +119,8 @@ def test_in_parallel_gives_everything_once_and_the_first_failure() -> None:
         assert dict(in_parallel(math.isqrt, [0, 1, 4, 9, 16, 25], workers)) == dict(enumerate(range(6)))
         with pytest.raises(ValueError, match="nonnegative"):
             list(in_parallel(math.isqrt, [*range(5), -1, *range(40)], workers))
+    with pytest.raises(InputError, match="a worker process died"):
+        list(in_parallel(os._exit, [1, 1], 2))
     assert worker_count(3) == 3 and worker_count(0) >= 1
     with pytest.raises(InputError, match="workers -1"):
         worker_count(-1)

@@ -82,7 +82,7 @@ def test_the_town_is_sound_drawn_and_as_nuscenes(tmp_path: Path) -> None:
     from drive_wm.datasets.rendered import RenderedFrames
     from drive_wm.datasets.town import generate
 
-    log = generate(7)
+    log = generate(7, duration_s=10.0)
     assert not check(log, 2).findings, check(log, 2).to_text()
     two = replace(log, rig=log.rig.subset(["CAM_FRONT", "CAM_BACK_LEFT"]))
     two = replace(two, frames=RenderedFrames(two))

@@ -127,7 +127,8 @@ def test_what_cannot_be_made_is_said_before_the_first_drive(tmp_path: Path, spec
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "oracle.py").write_text("from drive_wm.planners.baselines import LogReplay\n"
                                         "class Oracle(LogReplay):\n    oracle = True\n")
-    for path, says in ((f"{tmp_path}/broken.py:Mine", "line 1: SyntaxError"), (f"{tmp_path}/oracle.py:Oracle", "oracle"),
+    for path, says in ((f"{tmp_path}/broken.py:Mine", "line 1: SyntaxError"),
+                       (f"{tmp_path}/oracle.py:Oracle", "oracle"),
                        (f"{tmp_path}/none.py:Mine", "no file"), (spec.replace("Mine", "Yours"), "has no 'Yours'")):
         with pytest.raises(InputError, match=says):
             make_planner(path)

@@ -1,12 +1,14 @@
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from drive_wm.config import load_object
 from drive_wm.planners.base import TIMES_S, Planner, check_plan, stand_still
 from drive_wm.planners.idm import IdmPlanner, occupancy, speed_profile, stop_arc
-from drive_wm.planners.registry import PLANNERS, make_planner
+from drive_wm.planners.registry import PLANNERS, make_planner, takes_checkpoint
 from drive_wm.types import (
     CATEGORIES,
     Camera,
@@ -64,6 +66,14 @@ def test_registry_names_paths_and_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="options"):
         make_planner("idm", nonsense=1)
     assert {"stationary", "constant_velocity", "log_replay", "idm", "direct"} <= set(PLANNERS)
+
+
+def test_the_table_names_planners_by_their_own_names() -> None:
+    for name, path in PLANNERS.items():
+        found = load_object(path)
+        assert issubclass(found, Planner) and found.name == name
+        takes = "checkpoint" in inspect.signature(found).parameters
+        assert takes == takes_checkpoint(name), name
 
 
 def test_a_planner_cannot_ask_for_what_does_not_exist() -> None:

@@ -350,9 +350,11 @@ def test_an_untrusted_drive_says_so() -> None:
 def test_a_run_says_by_what_it_was_judged(tmp_path: Path) -> None:
     from drive_wm.eval.command import evaluate
 
-    rows = evaluate("town:110003", tmp_path / "run", planners=["stationary"], protocol="alpasim", duration_s=2.0)
+    rows = evaluate("town:110003", tmp_path / "run", planners=["stationary"], protocol="alpasim", duration_s=2.0,
+                    workers=1)
     told = json.loads((tmp_path / "run" / "protocol.json").read_text())
-    assert rows[0]["planner"] == "stationary" and {"stayed_on_path", "trusted", "excluded"} <= set(rows[0])
+    assert "stationary" in {row["planner"] for row in rows}
+    assert {"stayed_on_path", "trusted", "excluded"} <= set(rows[0])
     assert told["protocol"] == "alpasim@1.0+2s" and told["clips"] == ["town-110003"]
     assert told["thresholds"]["progress"] == {"saturation": 0.8, "short_log_m": 5.0}
     assert told["config_hash"] in (tmp_path / "run" / "report.html").read_text()

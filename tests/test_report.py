@@ -20,7 +20,7 @@ IMAGE = np.dstack([np.full((6, 8), v, np.uint8) for v in (10, 20, 30)])
 class Checker(HTMLParser):
     """Collects every address, and sees that every tag is closed."""
 
-    EMPTY = {"meta", "img", "br", "line", "polyline", "link"}
+    EMPTY = {"meta", "img", "br", "line", "polyline", "link", "input"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,10 +42,15 @@ def every_kind(folder: Path) -> list[r.Section]:
     video.write_bytes(b"\0\0\0\x18ftypmp42")
     rows = [["a", 10.0, 2.0], ["b", 120.5, None], ["<c>", 0.0, float("nan")]]
     table = r.Table(["planner", "progress (m)", "L2 (m)"], rows, "note", {"progress (m)": "max", "L2 (m)": "min"})
+    uri = r.embed(IMAGE)
+    scene = r.Scene("scene-1", "town", uri, '{"text": "</script>"}',
+                    [r.SceneDrive("idm", 0.5, "#123", [r.Moment(2.3, "off the <road>"), r.Moment(4.0, "late", False)]),
+                     r.SceneDrive("lost", None, "#654321", trusted=False, oracle=True)], [r.Film("log", uri, 3)])
     return [r.Heading("Future", "note"), r.Text("one\n\ntwo & <b>"), table, r.Picture(IMAGE),
             r.Failures(),
             r.Row([r.Video(video, "a"), r.Video(video, "b")]), r.KeyValues({"log": "x", "seconds": 12.345}),
             r.Failures(["broke"]), r.Explanation("stop, keep", ["red light"], "Because.", "Why?", True),
+            scene,
             r.Chart({"model": [[0, 1], [1, 2], [2, np.nan], [3, 1], [4, 2]], "copy": [[0, 0], [4, 3]]}, "s", "dB")]
 
 
@@ -54,9 +59,15 @@ def test_the_report_needs_nothing_outside_itself(tmp_path: Path) -> None:
     checker = Checker()
     checker.feed(html)
     assert not checker.open
-    assert len(checker.addresses) == 3 and all(a.startswith("data:") for a in checker.addresses)
+    assert len(checker.addresses) == 4 and all(a.startswith("data:") for a in checker.addresses)
     assert not re.search(r"https?://|@import|url\(", html)
     assert "Title &lt;1&gt;" in html and "&lt;c&gt;" in html and "two &amp; &lt;b&gt;" in html and "<b>" not in html
+
+
+def test_a_scene_names_its_moments_and_its_data_cannot_end_its_script(tmp_path: Path) -> None:
+    html = r.render_report("T", every_kind(tmp_path))
+    assert "2.3 s: off the &lt;road&gt;" in html and 'data-at="4.0"' in html and "lost (oracle)" in html
+    assert r'{"text": "\u003c/script>"}' in html and html.count("data:image/png") == 3
 
 
 def test_the_same_sections_give_the_same_bytes(tmp_path: Path) -> None:

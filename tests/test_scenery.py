@@ -124,5 +124,5 @@ def test_a_site_refuses_roads_walking_lines_and_what_is_taken() -> None:
     assert not site.put("bin", np.array([0.5, 8.5]), 0.0, (1.0, 1.0, 1.0), grey)
     assert site.put("tree", np.array([4.0, 5.0]), 0.0, (1.9, 1.9, 6.0), grey, foot_m=0.4)  # only its crown overhangs
     assert not site.put("bin", np.array([4.0, 5.0]), 0.0, (0.3, 0.3, 1.0), grey)
-    assert abs(site.clearance(np.array([[0.0, 9.0]])) - 5.0) < 0.4
+    assert abs(site.clearance(0.0, 9.0) - 5.0) < 0.4
     assert [prop.kind for prop in site.props] == ["bin", "tree"]

@@ -160,8 +160,8 @@ def test_the_world_model_is_a_renderer_and_a_planner(checkpoint: str, tmp_path: 
 
     for name in ("one", "two"):
         rows = evaluate("town:110003", tmp_path / name, checkpoint=checkpoint, planners=["constant_velocity", "direct"],
-                        renderers=["world"], duration_s=1.5)
-    assert {(r["planner"], r["renderer"]) for r in rows} == {("constant_velocity", "none"), ("direct", "world")}
+                        renderers=["world"], duration_s=1.5, workers=1)
+    assert {(r["planner"], r["renderer"]) for r in rows} >= {("constant_velocity", "none"), ("direct", "world")}
     assert all(r["failed"] == 0 for r in rows)
     for file in ("drives.parquet", "steps.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

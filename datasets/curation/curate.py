@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from drive_wm.datasets.curation.manifest import Row
 from drive_wm.datasets.curation.marks import MIN_MARKS, Classifier, learn
 from drive_wm.datasets.curation.quality import Limits
 from drive_wm.datasets.curation.segments import SegmentSpec
+from drive_wm.datasets.parallel import in_order
 from drive_wm.types import SPLITS, InputError
 
 ENGINES = ("local", "ray")
@@ -71,22 +71,6 @@ class Curated:
 # --- engines ------------------------------------------------------------------------------------------------------
 
 
-def run_local(function: Callable[[dict[str, str]], str], jobs: list[dict[str, str]], workers: int,
-              progress: Callable[[int, int], None] | None) -> list[str]:
-    def collect(results: Iterable[str]) -> list[str]:
-        out = []
-        for result in results:
-            out.append(result)
-            if progress:
-                progress(len(out), len(jobs))
-        return out
-
-    if workers <= 1:
-        return collect(map(function, jobs))
-    with ProcessPoolExecutor(workers) as pool:
-        return collect(pool.map(function, jobs))
-
-
 def run_ray(function: Callable[[dict[str, str]], str], jobs: list[dict[str, str]], workers: int) -> list[str]:
     """The same on Ray Data, on the cluster that it finds or one of its own."""
     try:
@@ -117,7 +101,7 @@ def examine_all(sources: Sequence[str], spec: ExamineSpec, workers: int, engine:
     if not jobs:
         raise InputError("the sources hold no log; name one with --source KIND:PATH")
     function = partial(examine, spec=spec)
-    found = run_ray(function, jobs, workers) if engine == "ray" else run_local(function, jobs, workers, progress)
+    found = run_ray(function, jobs, workers) if engine == "ray" else in_order(function, jobs, workers, progress)
     out = [Candidate(**value) for text in found for value in json.loads(text)]
     for source in named:
         of = [candidate for candidate in out if candidate.source == source]
@@ -153,7 +137,8 @@ def curate(sources: Sequence[str], spec: CurationSpec = CurationSpec(), *, marks
                 ids[twin_of[i]] if i in twin_of else "", c.licence, c.lineage) for i, c in enumerate(found)]
     alone = len({c.frame for c in found if c.frame and not c.shared})
     if alone:
-        notes.append(f"{alone} logs have coordinates of their own: whether they share a place with others is unknown")
+        notes.append(f"{alone} logs have coordinates of their own: whether they share a place with others is unknown; "
+                     "origin_lat_lon_deg in the rig.json of a drive folder tells")
     return Curated(rows, found, leaks, classifier, notes)
 
 

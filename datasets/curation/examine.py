@@ -113,12 +113,12 @@ def examine(job: dict[str, str], spec: ExamineSpec) -> str:
     cv2.setNumThreads(1)
     source, log_id = job["source"], job["log_id"]
     try:
-        log = opened(source).load(log_id)
+        found = candidates(opened(source).load(log_id), source, spec)
     except InputError as error:
         told = {"source": source, "log_id": log_id, "error": str(error)}
         refused = Candidate(source, log_id, 0, 0, "unknown", "unreadable", lineage=told)
         return json.dumps([asdict(refused)])
-    return json.dumps([asdict(candidate) for candidate in candidates(log, source, spec)])
+    return json.dumps([asdict(candidate) for candidate in found])
 
 
 def candidates(log: Log, source: str, spec: ExamineSpec) -> list[Candidate]:

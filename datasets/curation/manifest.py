@@ -81,11 +81,12 @@ def read_manifest(path: Path) -> list[Row]:
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """For a table: one column a tag and measure, captions by length, lineage as JSON."""
+    """For a table: one column a tag and measure, captions by length ("" where the clip was not looked at), lineage as
+    JSON."""
     value = row.to_json()
     captions, found, measures = value.pop("captions"), value.pop("tags"), value.pop("quality")
     lineage = json.dumps(value.pop("lineage"), sort_keys=True)
-    return {**value, "caption": captions[0], "caption_long": captions[-1],
+    return {**value, "caption": "".join(captions[:1]), "caption_long": "".join(captions[-1:]),
             **{f"tag_{k}": v for k, v in sorted(found.items())}, **{f"q_{k}": v for k, v in sorted(measures.items())},
             "lineage": lineage}
 

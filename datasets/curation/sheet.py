@@ -69,16 +69,16 @@ def wrapped(text: str, width_px: int, lines: int) -> list[str]:
 
 
 def tile(row: Row, candidate: Candidate) -> ByteArray:
-    """A strip with the clip's name and length, why it was dropped or what it weighs, and its caption."""
+    """A strip with the clip's name and length, why it was dropped or what it weighs, and its caption or error."""
     picture = strip(candidate)
     state = f"DROPPED: {row.reason}" if not row.keep else f"{row.split}, weight {row.weight:.2f}"
     if row.duplicate_of:
         state += f" of {row.duplicate_of}"
     elif not row.keep and candidate.camera:
         state += f" ({candidate.camera})"
-    width = picture.shape[1] - 4
+    width, told = picture.shape[1] - 4, row.captions[-1] if row.captions else str(row.lineage.get("error", ""))
     lines = [(f"{row.clip_id}  {row.seconds:.1f} s", INK), (state, INK if row.keep else RED),
-             *((line, INK) for line in wrapped(row.captions[-1] if row.captions else "", width, 2))]
+             *((line, INK) for line in wrapped(told, width, 2))]
     words = np.full((len(lines) * LINE_PX + 4, picture.shape[1], 3), PAPER, np.uint8)
     for k, (text, color) in enumerate(lines):
         at = (2, (k + 1) * LINE_PX - 3)

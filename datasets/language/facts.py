@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,7 +79,7 @@ class Sight:
         return self.x_m > 0 and abs(float(wrap_angle(self.heading_rad))) > 2.4 and self.moving
 
 
-def color_name(rgb: tuple[int, int, int]) -> str:
+def color_name(rgb: Sequence[int]) -> str:
     """The everyday name of a paint."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
     if lightness < 0.16:
@@ -188,7 +189,7 @@ class Facts:
         arc, aside, _ = project_to_polyline(boxes.xyzyaw[:, :2], self.route)
         speeds = {t.id: track_states(t, np.array([at_us]))[1][0] for t in self.log.tracks
                   if t.id in {boxes.ids[i] for i in near}}
-        found = [Sight(boxes.ids[i], boxes.categories[i], color_name(tuple(int(v) for v in boxes.colors[i])),
+        found = [Sight(boxes.ids[i], boxes.categories[i], color_name([int(v) for v in boxes.colors[i]]),
                        float(local[i, 0]), float(local[i, 1]), float(local[i, 2]),
                        float(np.hypot(*speeds[boxes.ids[i]])), float(arc[i] - own[0]), float(aside[i]),
                        seconds == 0.0 and boxes.ids[i] in self.visible_ids) for i in near]

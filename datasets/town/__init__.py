@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from drive_wm.datasets.town.drive import GENERATOR_VERSION, draw_look, prepare, split_of
+from drive_wm.datasets.town.drive import GENERATOR_VERSION, draw_look, split_of
+from drive_wm.datasets.town.guard import drawn
 from drive_wm.datasets.town.overlap import overlapping
 from drive_wm.types import InputError, Log, Look, Rig
 
@@ -14,10 +15,11 @@ def generate(seed: int, *, duration_s: float = 20.0, rig: Rig | None = None, loo
 
     Ego and tracks share one clock. reasons: an Explanation every 0.5 s; metadata["driver"]: the values behind each.
     metadata["route"]: [[x, y], ...] world metres, from the first pose to at least 60 m beyond the last.
-    metadata["dropped"]: tracks that a last check took out because they overlapped. Frames are drawn when they are read.
+    metadata["attempt"]: which of the seed's towns it is, the first that passes ``guard.faults``. metadata["dropped"]:
+    tracks that a last check took out because they overlapped. Frames are drawn when they are read.
     Raises InputError.
     """
-    return prepare(seed, duration_s).run().log(rig, look)
+    return drawn(seed, duration_s).log(rig, look)
 
 
 class TownSource:

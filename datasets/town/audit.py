@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from drive_wm.datasets.parallel import in_parallel
 from drive_wm.datasets.town.cast import EGO_CENTER_M, EGO_LWH_M
-from drive_wm.datasets.town.parallel import in_parallel
 from drive_wm.datasets.town.sights import Moment, junctions_met, moments_of, time_of_day
 from drive_wm.geometry import box_corners, interpolate_poses, wrap_angle, xyyaw_from_pose
 from drive_wm.types import SIGNAL_STATES, BoolArray, FloatArray, InputError, IntArray, Log, RoadMap

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from drive_wm.datasets.town.agents import Body, Color, Driver, Size, Thing
-from drive_wm.datasets.town.network import LANE_M, Network, Street, lane_id
+from drive_wm.datasets.town.network import LANE_M, Connector, Network, Street, lane_id
 from drive_wm.datasets.town.ways import STEP_M, YAW, Roads, length_of, ride, way_of_line
 from drive_wm.types import FloatArray
 
@@ -49,6 +49,7 @@ CLOTHES = (
 CONE, CONE_LWH_M, CONE_COLOR = "cone", (0.4, 0.4, 0.75), (235, 110, 30)
 BARRIER_LWH_M, BARRIER_COLOR = (0.35, 2.0, 1.0), (225, 60, 40)
 MAX_VEHICLES = 44
+CHANGE_M = 100.0  # a street so long leaves time to change lane on it
 P_STANDING, P_WORKS, P_EMERGENCY, P_PERTURBED, P_CLUMSY = 0.3, 0.3, 0.15, 0.2, 0.12
 
 Parked = tuple[str, FloatArray, float, Size, Color]
@@ -82,15 +83,21 @@ def driver(rng: np.random.Generator, kind: str) -> Driver:
 
 
 def route_turns(network: Network) -> dict[str, str]:
-    """lane -> connector for every lane from which the ego's route goes on."""
+    """lane -> connector for every lane from which the ego's route goes on: where the next street is too short to change
+    lane on it, those that lead to one of its lanes from which it goes on there too, if there are any."""
     turns: dict[str, str] = {}
-    for street, after in zip(network.spine, network.spine[1:]):
+    ways = list(zip(network.spine, network.spine[1:]))
+    for street, after in reversed(ways):
+        able = dict[str, list[Connector]]()
         for k in range(network.streets[street].lanes):
-            lane = lane_id(street, True, k)
-            onward = [network.connectors[c] for c in network.exits.get(lane, [])]
-            onward = [c for c in onward if c.end[:-1] == lane_id(after, True, 0)[:-1]]
-            if onward:
-                turns[lane] = min(onward, key=lambda c: abs(int(c.end[-1]) - k)).id
+            ends = [network.connectors[c] for c in network.exits.get(lane_id(street, True, k), [])]
+            able[lane_id(street, True, k)] = [c for c in ends if c.end[:-1] == lane_id(after, True, 0)[:-1]]
+        if after != network.spine[-1] and length_of(network.streets[after].line) < CHANGE_M:
+            onward = {lane: [c for c in ends if c.end in turns] for lane, ends in able.items()}
+            able = onward if any(onward.values()) else able
+        for lane, ends in able.items():
+            if ends:
+                turns[lane] = min(ends, key=lambda c: (c.end not in turns, abs(int(c.end[-1]) - int(lane[-1])))).id
     return turns
 
 
@@ -103,6 +110,9 @@ def ego_body(rng: np.random.Generator, roads: Roads) -> Body:
     lane = pool[int(rng.integers(len(pool)))]
     length = length_of(roads.pieces[lane].line)
     start = length - float(rng.uniform(22.0, max(min(95.0, length - 20.0), 23.0)))
+    if lane not in turns and length - start < CHANGE_M - 30.0:
+        lane = onward[0]  # too late to change
+        start += length_of(roads.pieces[lane].line) - length
     way = roads.walk(np.random.default_rng(int(rng.integers(1 << 30))), lane, from_m=start, turns=turns)
     to_line = length - start - EGO_CENTER_M - EGO_LWH_M[0] / 2
     speed = min(rng.uniform(0.6, 0.95) * float(way.at(start)[3]), np.sqrt(2 * 1.4 * max(to_line, 1.0)))

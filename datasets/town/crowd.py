@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from drive_wm.datasets.town.simulation import Simulation
 
 KERB_M = 0.8  # how near to the kerb one waits
+KEEP_RIGHT_M = 0.62
 # what a driver must be left: braking in m/s2 that suffices, seconds to react
 LEFT_TO_DRIVERS = {"light": (2.2, 0.6), "zebra": (2.2, 0.6), "jaywalk": (3.0, 0.8)}
 
@@ -29,7 +30,7 @@ def table(ways: list[Way]) -> FloatArray:
 
 def poses(sim: Simulation) -> tuple[FloatArray, FloatArray]:
     """Where people are (P, 2) and where they face (P,)."""
-    at = np.clip(sim.state.ps / STEP_M, 0, sim.walks.shape[1] - 2)
+    at = np.minimum(np.maximum(sim.state.ps / STEP_M, 0.0), sim.walks.shape[1] - 2)
     k, rows = at.astype(int), np.arange(len(at))
     here, after = sim.walks[rows, k], sim.walks[rows, k + 1]
     aside = sim.state.pd[:, None] * np.stack([-np.sin(here[:, YAW]), np.cos(here[:, YAW])], -1)
@@ -97,18 +98,30 @@ def walk(sim: Simulation) -> None:
         elif gate.begin_m - KERB_M <= st.ps[i] < gate.begin_m and st.pbegan[i] < 1.0:
             speed[i], furthest[i] = 0.0, gate.begin_m - 0.05
         st.crossing[i] = gate.begin_m <= st.ps[i] <= gate.end_m
-        if st.crossing[i] and person.script is None:
-            speed[i] = 0.0 if _blocked(sim, i, boxes, here) else speed[i]
+    crosses = st.crossing & ~sim.person_scripted
+    if crosses.any():
+        speed[crosses & _blocked(sim, boxes, here)] = 0.0
     before, ps, pd = here[0], st.ps.copy(), st.pd.copy()
     _give_each_other_room(sim, speed, here)
-    st.pv += np.clip(speed - st.pv, -0.25, 0.15)
+    st.pv += np.minimum(np.maximum(speed - st.pv, -0.25), 0.15)
     st.ps[:] = np.minimum(st.ps + st.pv * DT_S, furthest)
     st.pv[:] = np.where(st.ps >= furthest, 0.0, st.pv)
     was = np.hypot(*(before[None] - before[:, None]).T).T
     pressed = _pressed(sim, before, was)
-    st.ps[pressed], st.pv[pressed] = ps[pressed], 0.0  # never into another: sideways at most
-    still = pressed & _pressed(sim, before, was)
-    st.pd[still] = pd[still]
+    if pressed.any():
+        st.ps[pressed], st.pv[pressed] = ps[pressed], 0.0  # never into another: sideways at most
+        still = pressed & _pressed(sim, before, was)
+        st.pd[still] = pd[still]
+    if crosses.any():
+        still = crosses & _against_a_box(sim, boxes)
+        st.pd[still] = pd[still]
+
+
+def _against_a_box(sim: Simulation, vehicles: tuple[FloatArray, FloatArray]) -> BoolArray:
+    """Who has come within half a metre of a vehicle: nobody steps aside into one."""
+    out = _beyond(sim, poses(sim)[0][:, None], *vehicles)
+    near: BoolArray = ((out < 0.5) & sim.state.active).any(1)
+    return near
 
 
 def _pressed(sim: Simulation, before: FloatArray, was: FloatArray) -> BoolArray:
@@ -134,15 +147,24 @@ def _give_each_other_room(sim: Simulation, speed: FloatArray, here: tuple[FloatA
     to_left = np.where(left <= -0.1, lacking, 0.0).max(1, initial=0.0)
     wish = np.where(to_right > 0, -to_right, to_left)
     beside = (there & (ahead < 3.0) & (np.abs(left) < 1.8)).any(1)
-    shift = np.where(wish != 0, wish, np.where(beside, 0.0, -st.pd))
+    gate = _at_gate(sim)
+    shift = np.where(wish != 0, wish, np.where(beside, 0.0, np.where(gate, -KEEP_RIGHT_M, 0.0) - st.pd))
     most = np.maximum(np.where(st.crossing, 1.3, 0.7), np.abs(st.pd) - 0.07)
     waits = (speed < 0.05) & ~meets.any(1)
-    st.pd[:] = np.clip(st.pd + np.clip(shift, -0.07, 0.07) * ~waits, -most, most)
+    step = np.minimum(np.maximum(shift, -0.07), 0.07) * ~waits
+    st.pd[:] = np.minimum(np.maximum(st.pd + step, -most), np.where(gate, np.maximum(st.pd - 0.07, 0.0), most))
     first = np.arange(len(speed))[:, None] > np.arange(len(speed))[None]  # who comes first in the list goes first
     close = there & (np.abs(left) < 0.8) & (ahead < 0.9 + 0.6 * st.pv[:, None])
     close &= (facing > 0.3) | (first & (facing > -0.3)) | (ahead < 1.0)
     pace = np.where(facing > 0.3, st.pv[None] * facing, 0.0)
     np.minimum(speed, np.where(close, np.maximum(pace - 0.15, 0.0), np.inf).min(1, initial=np.inf), out=speed)
+
+
+def _at_gate(sim: Simulation) -> BoolArray:
+    """Who comes to a crossing or is on it: there people keep to the right, so that both directions get past."""
+    at = sim.state.ps
+    near: BoolArray = (at > sim.gate_begin - 6.0) & (at < sim.gate_end + 2.0) & ~sim.person_scripted
+    return near
 
 
 def _scripted(sim: Simulation, i: int, person: Person, gate: Gate) -> tuple[float, float]:
@@ -158,16 +180,21 @@ def _scripted(sim: Simulation, i: int, person: Person, gate: Gate) -> tuple[floa
 
 
 def _blocked(
-    sim: Simulation, i: int, vehicles: tuple[FloatArray, FloatArray], people: tuple[FloatArray, FloatArray]
-) -> bool:
-    """Whether a vehicle is right before one's feet."""
-    st = sim.state
-    (boxes, box_yaw), (xy, yaw) = vehicles, people
-    heading = np.array([np.cos(yaw[i]), np.sin(yaw[i])])
-    delta = xy[i] + np.where(st.v > 0.3, 1.6, 0.9)[:, None] * heading - boxes
+    sim: Simulation, vehicles: tuple[FloatArray, FloatArray], people: tuple[FloatArray, FloatArray]
+) -> BoolArray:
+    """Who has a vehicle right before the feet."""
+    st, (xy, yaw) = sim.state, people
+    moves = st.v > 0.3
+    heading = np.stack([np.cos(yaw), np.sin(yaw)], -1)
+    out = _beyond(sim, xy[:, None] + np.where(moves, 1.6, 0.9)[:, None] * heading[:, None], *vehicles)
+    blocked: BoolArray = (st.active & (out < np.where(moves, 1.0, 0.5))).any(1)
+    return blocked
+
+
+def _beyond(sim: Simulation, points: FloatArray, boxes: FloatArray, box_yaw: FloatArray) -> FloatArray:
+    """How far points (P, N or 1, 2) are outside each vehicle's box (P, N), negative inside."""
+    delta = points - boxes
     c, s = np.cos(box_yaw), np.sin(box_yaw)
-    out = np.maximum(
-        np.abs(delta[:, 0] * c + delta[:, 1] * s) - sim.lwh[:, 0] / 2,
-        np.abs(delta[:, 1] * c - delta[:, 0] * s) - sim.lwh[:, 1] / 2,
-    )
-    return bool((st.active & (out < np.where(st.v > 0.3, 1.0, 0.5))).any())
+    along, across = delta[..., 0] * c + delta[..., 1] * s, delta[..., 1] * c - delta[..., 0] * s
+    out: FloatArray = np.maximum(np.abs(along) - sim.lwh[:, 0] / 2, np.abs(across) - sim.lwh[:, 1] / 2)
+    return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from drive_wm.types import FloatArray, InputError, IntArray, Log, Look, Poses, R
 GENERATOR_VERSION = "2"
 WARM_UP_S = 2.0
 ROUTE_BEYOND_M = 60.0
+DROP_MARGIN_M = 0.05
 START_US = 1_000_000_000
 
 
@@ -56,6 +58,7 @@ class Drive:
     first: int
     split: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 0
 
     def run(self) -> Drive:
         self.simulation.run()
@@ -67,6 +70,22 @@ class Drive:
         if not 0.0 <= at_s <= last:
             raise InputError(f"at_s {at_s:g}: the log runs from 0 to {last:g} seconds")
         return self.first + int(round(at_s / DT_S))
+
+    @property
+    def times_us(self) -> IntArray:
+        return START_US + np.arange(self.simulation.steps - self.first, dtype=np.int64) * 100_000
+
+    @property
+    def ego_center(self) -> FloatArray:
+        """(T, 3) x, y, yaw of the ego's box as the log shows it."""
+        record = self.simulation.record
+        return np.concatenate([record.xy[self.first :, 0], record.yaw[self.first :, :1]], -1)
+
+    @cached_property
+    def tracks(self) -> tuple[list[Track], set[int]]:
+        """All tracks of a drive that was run, and the indices of those that overlap others or the ego."""
+        tracks = _tracks(self, self.times_us)
+        return tracks, overlapping(tracks, self.ego_center, cast.EGO_LWH_M, margin_m=DROP_MARGIN_M)
 
     def log(self, rig: Rig | None = None, look: Look | None = None) -> Log:
         return _log_of(self, rig, look)
@@ -86,27 +105,30 @@ def lights(rng: np.random.Generator, network: streets.Network, ego: Body, steps:
     return {j: draw_phases(rng, j, steps, _ego_pass_s(ego, j, network)) for j in signalled}
 
 
-def prepare(seed: int, duration_s: float) -> Drive:
-    """Draws the town of a seed; each part of it from a generator of its own."""
+def prepare(seed: int, duration_s: float, attempt: int = 0) -> Drive:
+    """Draws the town of a seed; each part of it from a generator of its own. attempt: another town of the same seed."""
     split = split_of(seed)
     if not 1.0 <= duration_s <= 120.0:
         raise InputError(f"duration_s {duration_s}: expected 1 to 120 seconds")
-    rng = np.random.default_rng([seed, 1])
+    again = [attempt] if attempt else []
+    rng = np.random.default_rng([seed, 1, *again])
     network = streets.plan_network(rng)
     streets.lay_lanes(network)
-    parked_rng, cast_rng = np.random.default_rng([seed, 4]), np.random.default_rng([seed, 5])
+    parked_rng, cast_rng = (np.random.default_rng([seed, part, *again]) for part in (4, 5))
     at_kerb = [(street.index, *car) for street in network.streets for car in cast.parked(parked_rng, street)]
     roads = Roads(network, {(index, side) for index, side, _ in at_kerb})
     ego = cast.ego_body(cast_rng, roads)
     things = cast.obstacles(cast_rng, roads, ego)
-    bodies = cast.vehicles(np.random.default_rng([seed, 6]), roads, ego, things, float(cast_rng.uniform(0.5, 1.0)))
+    density = float(cast_rng.uniform(0.5, 1.0))
+    bodies = cast.vehicles(np.random.default_rng([seed, 6, *again]), roads, ego, things, density)
     xy = np.array([car[1] for _, _, car in at_kerb] + [p for t in things for p in cast.outline(t)]).reshape(-1, 2)
-    folk = people.people(np.random.default_rng([seed, 7]), roads, ego, xy, int(cast_rng.integers(14, 30)))
+    folk = people.people(np.random.default_rng([seed, 7, *again]), roads, ego, xy, int(cast_rng.integers(14, 30)))
     steps, first = int(round((duration_s + WARM_UP_S) / DT_S)) + 1, int(round(WARM_UP_S / DT_S))
     phases = lights(cast_rng, network, ego, steps)
     simulation = Simulation(roads, bodies, folk, things, phases, steps, cast.perturbation(cast_rng, first))
     simulation.kerbside = np.array([(*car[1], car[2], *car[3][:2]) for _, _, car in at_kerb]).reshape(-1, 5)
-    return Drive(seed, f"town-{seed:06d}", simulation, [car for _, _, car in at_kerb], rng, first, split)
+    kerbside = [car for _, _, car in at_kerb]
+    return Drive(seed, f"town-{seed:06d}", simulation, kerbside, rng, first, split, attempt=attempt)
 
 
 # --- the log ------------------------------------------------------------------------------------------------------
@@ -117,6 +139,8 @@ def _signals(drive: Drive, times_us: IntArray) -> tuple[Signal, ...]:
     for j, phase in drive.simulation.phases.items():
         junction = network.junctions[j]
         for a, arm in enumerate(junction.arms):
+            if not streets.arm_lanes(network, arm, True):
+                continue  # nobody comes from there
             far, _, yaw = scenery.signal_mast(network, junction, arm)
             state = phase.states[drive.first :, arm.axis].astype(np.int8)
             keep = np.concatenate([[True], np.diff(state) != 0])
@@ -258,31 +282,42 @@ def _route(sim: Simulation, first: int) -> list[list[float]]:
     ]
 
 
+def junctions_entered(drive: Drive) -> list[tuple[int, str]]:
+    """(index, kind) of the junctions, crossings and lane drops that the ego enters while the log runs, in order."""
+    sim, network, out = drive.simulation, drive.simulation.roads.network, list[tuple[int, str]]()
+    for n, (since, way) in enumerate(sim.taken):
+        until = sim.taken[n + 1][0] if n + 1 < len(sim.taken) else sim.steps
+        front = sim.record.s[max(since, drive.first) : until, 0] + sim.front[0]
+        for event in way.events if len(front) else ():
+            j = network.connectors[event.connector].junction
+            if front.min() <= event.stop_m < front.max() and (not out or out[-1][0] != j):
+                out.append((j, {"none": "no sign"}.get(network.junctions[j].control, network.junctions[j].control)))
+    return out
+
+
 def _nearest(line: FloatArray, xy: FloatArray) -> int:
     return int(((line - xy) ** 2).sum(1).argmin())
 
 
 def _log_of(drive: Drive, rig: Rig | None, look: Look | None) -> Log:
     sim, first = drive.simulation, drive.first
-    network, record = sim.roads.network, sim.record
-    times_us = START_US + np.arange(sim.steps - first, dtype=np.int64) * 100_000
-    center = np.concatenate([record.xy[first:, 0], record.yaw[first:, :1]], -1)
-    rear = sim.rear_of_ego[first:]
-    tracks = _tracks(drive, times_us)
-    lost = overlapping(tracks, center, cast.EGO_LWH_M)
+    network = sim.roads.network
+    times_us, center, rear = drive.times_us, drive.ego_center, sim.rear_of_ego[first:]
+    tracks, lost = drive.tracks
     kept = [track for i, track in enumerate(tracks) if i not in lost]
-    road = replace(
-        streets.road_map(network, drive.name), props=scenery.furnish(np.random.default_rng([drive.seed, 3]), network)
-    )
+    props = scenery.furnish(np.random.default_rng([drive.seed, 3]), network)
+    road = replace(streets.map_of(network), name=drive.name, props=props)
     signals = _signals(drive, times_us)
     maker = driver.Reasons(sim, {t.id for t in kept}, {s.id: s.position_m[:2] for s in signals})
     told = maker.all(first)
     metadata = {
         "generator_version": GENERATOR_VERSION,
         "seed": drive.seed,
+        "attempt": drive.attempt,
         "route": _route(sim, first),
         "dropped": len(lost),
         "dropped_ids": sorted(tracks[i].id for i in lost),
+        "junctions": [kind for _, kind in junctions_entered(drive)],
         "driver": maker.values(first),
         "perturbed_start": None if sim.disturbed is None else list(sim.disturbed),
         "clumsy": [b.id for b in sim.bodies if b.driver.clumsy and b.id in {t.id for t in kept}],

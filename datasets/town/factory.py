@@ -18,7 +18,7 @@ from typing import Any
 
 from drive_wm.datasets.nuscenes_set import clear_parts, is_merged, merge_set, read_part, start_set
 from drive_wm.datasets.nuscenes_writer import WriteOptions, scene_name, write_scene
-from drive_wm.datasets.town.parallel import in_parallel, worker_count
+from drive_wm.datasets.parallel import in_parallel, worker_count
 from drive_wm.types import InputError, Rig
 
 FORMAT = "drive_wm.town@1"

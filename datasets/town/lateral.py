@@ -12,7 +12,7 @@ import numpy as np
 
 from drive_wm.datasets.town.agents import LANE_CHANGE, NO_PLAN, PASS, PULL_OVER
 from drive_wm.datasets.town.rules import DT_S
-from drive_wm.datasets.town.ways import LIMIT, ONCOMING, ROOM_LEFT, ROOM_RIGHT, STEP_M, YAW, Way, place_on
+from drive_wm.datasets.town.ways import CURVATURE, LIMIT, ONCOMING, ROOM_LEFT, ROOM_RIGHT, STEP_M, YAW, Way, place_on
 from drive_wm.geometry import box_corners
 from drive_wm.types import FloatArray, IntArray
 
@@ -133,7 +133,7 @@ def _keep_route(sim: Simulation, i: int, box: tuple, yaw: FloatArray) -> None:
     """Changes towards the lane from which the route goes on; the nearer the line, the slower it drives meanwhile."""
     st = sim.state
     begin, end, lane = st.ways[i].span(float(st.s[i]))
-    if st.grant[i] >= 0 or lane in sim.roads.network.connectors or _reaches(sim, i, lane):
+    if lane in sim.roads.network.connectors or _reaches(sim, i, lane):
         return
     for side in (1, -1):
         other = sim.roads.beside(lane, side)
@@ -146,7 +146,7 @@ def _keep_route(sim: Simulation, i: int, box: tuple, yaw: FloatArray) -> None:
         if left > 14.0 and abs(st.d[i]) < 0.6 and step is not None and _change_to(sim, i, step, box, yaw):
             st.plan_of[i] = -1
             return
-        if 14.0 < left < 45.0:
+        if 14.0 < left < 60.0:
             st.cap[i] = max(2.5, np.sqrt(2 * 1.2 * max(left - 16.0, 0.1)))
 
 
@@ -258,14 +258,17 @@ def _make_room(sim: Simulation, yaw: FloatArray) -> None:
     """Who is before a siren goes to the side and slows down; who was passed goes on."""
     st = sim.state
     rear = np.stack([_rear(sim, i) for i in range(len(sim.bodies))])
-    rows = sim.rows(st.s)
+    reach = np.arange(0.0, 16.0, 3.0)  # back to the middle before a junction's kerb comes in
+    seen = np.stack([sim.rows(st.s + r) for r in reach])
+    room = np.where(np.abs(seen[..., CURVATURE]) > 0.03, 0.0, seen[..., ROOM_RIGHT]).min(0)
     for k in np.nonzero(sim.siren & st.active)[0]:
         at, across = st.ways[k].locate(rear, float(st.s[k]))
         rel = at - st.s[k]
         facing = np.cos(yaw - st.ways[k].rows[np.clip((at / STEP_M).astype(int), 0, len(st.ways[k].rows) - 1), YAW])
         before = st.active & ~sim.siren & ~sim.scripted & (rel > -10.0) & (rel < 50.0) & (np.abs(across) < 7.0)
         before &= (np.abs(facing) > 0.7) & (st.d > -2.0) & ~((st.plan == PASS) | (st.plan == LANE_CHANGE))
-        side = np.clip(rows[:, ROOM_RIGHT] - sim.lwh[:, 1] / 2 - 0.25, 0.0, 1.8)
+        before &= (facing < 0) | (across < 1.3)  # who is on its left must not come over
+        side = np.clip(room - sim.lwh[:, 1] / 2 - 0.25, 0.0, 1.8)
         st.aim[before] = -side[before]
         st.plan_s[before & (st.plan != PULL_OVER)] = 0.0
         st.plan[before], st.plan_of[before] = PULL_OVER, k

@@ -6,9 +6,11 @@ import numpy as np
 
 from drive_wm.datasets.town.agents import Body, Color, Gate, Person, Size
 from drive_wm.datasets.town.cast import CLOTHES, paint, spot
-from drive_wm.datasets.town.network import Network, mouth, walk_lines
+from drive_wm.datasets.town.network import Arm, Network, arc_length, cut, mouth, walk_lines
 from drive_wm.datasets.town.ways import YAW, Roads, way_of_line
 from drive_wm.types import FloatArray
+
+WALK_M = 22.0  # along the walkway to a crossing, and on from it
 
 
 def people(rng: np.random.Generator, roads: Roads, ego: Body, parked_xy: FloatArray, count: int) -> list[Person]:
@@ -144,8 +146,19 @@ def crossing_line(rng: np.random.Generator, network: Network, j: int, a: int) ->
     side = float(rng.choice([-1, 1]))
     half = network.streets[arm.street].half_m
     kerb, walk = half + 0.3, half + 1.5 + rng.uniform(0, 0.8)
-    at, far = junction.reach_m - rng.uniform(2.2, 3.8), junction.reach_m + 22.0
-    spots = ((far, walk), (at, walk), (at, kerb), (at, -kerb), (at, -walk), (far, -walk))
-    line = np.stack([mouth(network, junction, arm, r, side * s) for r, s in spots])
-    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    return line, Gate(float(arc[2]), float(arc[3]), "light" if junction.control == "signal" else "zebra", j, a)
+    at = junction.reach_m - rng.uniform(2.2, 3.8)
+    over = [mouth(network, junction, arm, at, side * s) for s in (walk, kerb, -kerb, -walk)]
+    here, there = (_beside(network, arm, s * walk) for s in (side, -side))
+    line = np.concatenate([here[::-1], np.stack(over), there])
+    arc = arc_length(line)
+    first = len(here) + 1
+    kind = "light" if junction.control == "signal" else "zebra"
+    return line, Gate(float(arc[first]), float(arc[first + 1]), kind, j, a)
+
+
+def _beside(network: Network, arm: Arm, left_m: float) -> FloatArray:
+    """The walkway of an arm from its junction on for WALK_M, ``left_m`` left of its middle, looking outwards."""
+    street = network.streets[arm.street]
+    line = street.shifted(left_m) if arm.outgoing else street.shifted(-left_m)[::-1]
+    length = float(arc_length(line)[-1])
+    return cut(line, 0.0, min(WALK_M, length - 0.5))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from drive_wm.datasets.town.drive import Drive, prepare
+from drive_wm.datasets.town.guard import ATTEMPTS, faults
 from drive_wm.datasets.town.rules import DT_S, Phases
 from drive_wm.datasets.town.simulation import Simulation
 from drive_wm.datasets.town.streets import signal_id
@@ -50,7 +51,11 @@ class Replay:
 def replay_of(seed: int, duration_s: float, scenario: str | None = None) -> Replay:
     """The drive of a seed, run and kept."""
     if scenario is None:
-        return Replay(prepare(seed, duration_s))
+        for attempt in range(ATTEMPTS):
+            replay = Replay(prepare(seed, duration_s, attempt))
+            if not faults(replay.drive):
+                break
+        return replay
     from drive_wm.datasets.town.scenarios import prepare_scenario
 
     return Replay(prepare_scenario(scenario, seed))

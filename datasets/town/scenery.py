@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import TypeVar
+
 import numpy as np
 
 from drive_wm.datasets.town import streets
@@ -19,7 +22,9 @@ from drive_wm.datasets.town.streets import (
 )
 from drive_wm.geometry import points_in_polygon, wrap_angle
 from drive_wm.render_state import cached
-from drive_wm.types import FloatArray, Prop, RoadMap
+from drive_wm.types import FloatArray, Prop
+
+Choice = TypeVar("Choice", bound=Hashable)
 
 FACADES = (
     (178, 92, 72),
@@ -43,19 +48,26 @@ KERB_M = 0.75  # from the kerb to what stands along it
 SIGHT_M = 13.0  # no tree so near before a junction, where it would hide lights and signs
 NEAR_ROUTE_M = 140.0
 MAST_SEARCH_M = 14.0
-STREETS = ("urban", "suburban", "park")
+SETBACKS_M = (0.0, 0.0, 1.2, 3.0)
+# each with its share
+STREETS = {"urban": 0.6, "suburban": 0.28, "park": 0.12}
+GAPS_M = {0.3: 0.6, 1.0: 0.25, 5.0: 0.15}
+PLANTS, SMALL_PLANTS = {"tree": 0.55, "conifer": 0.2, "shrub": 0.25}, {"shrub": 1.0}
+FURNITURE = {"bin": 0.35, "hydrant": 0.2, "bench": 0.3, "bollard": 0.15}
 
 
-def _walk(line: FloatArray, at_m: float) -> tuple[FloatArray, float]:
-    """The point of a line at that arc length, and the heading there."""
-    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
-    at = np.array([at_m, min(at_m + 1.0, arc[-1]), max(at_m - 1.0, 0.0)])
-    (x, ahead_x, back_x), (y, ahead_y, back_y) = (np.interp(at, arc, line[:, d]) for d in range(2))
-    return np.array([x, y]), float(np.arctan2(ahead_y - back_y, ahead_x - back_x))
+class _Path:
+    """A line that is walked along again and again."""
 
+    def __init__(self, line: FloatArray) -> None:
+        self.line, self.arc = line, streets.arc_length(line)
+        self.length = float(self.arc[-1])
 
-def _length(line: FloatArray) -> float:
-    return float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
+    def at(self, at_m: float) -> tuple[FloatArray, float]:
+        """The point at that arc length, and the heading there."""
+        at = np.array([at_m, min(at_m + 1.0, self.length), max(at_m - 1.0, 0.0)])
+        (x, ahead_x, back_x), (y, ahead_y, back_y) = (np.interp(at, self.arc, self.line[:, d]) for d in range(2))
+        return np.array([x, y]), float(np.arctan2(ahead_y - back_y, ahead_x - back_x))
 
 
 def _left(yaw: float) -> FloatArray:
@@ -63,8 +75,18 @@ def _left(yaw: float) -> FloatArray:
 
 
 def _color(rng: np.random.Generator, base: tuple[int, int, int], spread: int = 14) -> tuple[int, int, int]:
-    r, g, b = np.clip(np.array(base) + rng.integers(-spread, spread + 1, 3), 0, 255)
-    return int(r), int(g), int(b)
+    r, g, b = (min(max(v + d, 0), 255) for v, d in zip(base, rng.integers(-spread, spread + 1, 3).tolist()))
+    return r, g, b
+
+
+def _pick(rng: np.random.Generator, shares: dict[Choice, float]) -> Choice:
+    """One of few by their shares; as ``Generator.choice``, which takes ten times as long."""
+    at, chosen = rng.random() * sum(shares.values()), next(iter(shares))
+    for chosen, share in shares.items():
+        at -= share
+        if at < 0:
+            break
+    return chosen
 
 
 def _facade(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -84,17 +106,17 @@ def _extended(network: Network, street: Street) -> FloatArray:
 # --- buildings and plants behind the walkways ---------------------------------------------------------------------
 
 
-def _row(rng: np.random.Generator, site: Site, line: FloatArray, half_m: float, side: int, character: str,
+def _row(rng: np.random.Generator, site: Site, line: _Path, half_m: float, side: int, character: str,
          back_m: float, tall: float) -> None:
     """A row of houses whose fronts stand ``back_m`` behind the walkway: closed in a town, loose in a suburb."""
-    length, at = _length(line), rng.uniform(0.0, 6.0)
+    length, at = line.length, rng.uniform(0.0, 6.0)
     loose = character == "suburban"
     base = rng.uniform(5.0, 8.0) if loose else rng.uniform(7.0, 15.0) * tall
     while at < length:
         wide, deep = (rng.uniform(8.0, 14.0), rng.uniform(8.0, 11.0)) if loose else \
             (rng.uniform(9.0, 24.0), rng.uniform(9.0, 15.0))
-        setback = back_m + rng.choice([0.0, 0.0, 1.2, 3.0])
-        xy, yaw = _walk(line, at + wide / 2)
+        setback = back_m + SETBACKS_M[rng.integers(4)]
+        xy, yaw = line.at(at + wide / 2)
         center = xy + side * (half_m + WALKWAY_M + setback + deep / 2) * _left(yaw)
         placed = False
         for scale in (1.0, 0.6):
@@ -103,7 +125,7 @@ def _row(rng: np.random.Generator, site: Site, line: FloatArray, half_m: float, 
             if site.put("building", center, yaw, lwh, _facade(rng), WALKWAY_M + 0.4):
                 placed = True
                 break
-        gap = rng.uniform(3.5, 9.0) if loose else rng.choice([0.3, 1.0, 5.0], p=[0.6, 0.25, 0.15])
+        gap = rng.uniform(3.5, 9.0) if loose else _pick(rng, GAPS_M)
         at += wide + gap if placed else 4.0
 
 
@@ -118,7 +140,7 @@ def _ends(rng: np.random.Generator, site: Site, street: Street) -> None:
 
 def _plant(rng: np.random.Generator, site: Site, xy: FloatArray, clear_m: float, small: bool = False) -> None:
     """A tree, a conifer or a shrub."""
-    kind = rng.choice(["tree", "conifer", "shrub"], p=[0.0, 0.0, 1.0] if small else [0.55, 0.2, 0.25])
+    kind = _pick(rng, SMALL_PLANTS if small else PLANTS)
     yaw = float(rng.uniform(-np.pi, np.pi))
     if kind == "tree":
         crown = float(rng.uniform(2.6, 5.0))
@@ -132,18 +154,18 @@ def _plant(rng: np.random.Generator, site: Site, xy: FloatArray, clear_m: float,
         site.put("shrub", xy, yaw, (wide, wide, wide * float(rng.uniform(0.6, 0.9))), _color(rng, HEDGE, 18), clear_m)
 
 
-def _garden(rng: np.random.Generator, site: Site, line: FloatArray, half_m: float, side: int, character: str) -> None:
+def _garden(rng: np.random.Generator, site: Site, line: _Path, half_m: float, side: int, character: str) -> None:
     """Hedges at the back of the walkway, and plants in what room is left behind it."""
     if rng.random() < (0.75 if character == "suburban" else 0.3):
-        back = offset_line(line, side * (half_m + WALKWAY_M + 0.45))
-        for at in np.arange(6.0, _length(back) - 6.0, 7.0):
-            xy, yaw = _walk(back, float(at))
+        back = _Path(offset_line(line.line, side * (half_m + WALKWAY_M + 0.45)))
+        for at in np.arange(6.0, back.length - 6.0, 7.0):
+            xy, yaw = back.at(float(at))
             if rng.random() < 0.6:
                 site.put("hedge", xy, yaw, (6.0, 0.7, float(rng.uniform(0.8, 1.4))), _color(rng, HEDGE), WALKWAY_M)
     every_m = {"urban": 16.0, "suburban": 7.0, "park": 3.0}[character]
     deep = 26.0 if character == "park" else 12.0
-    for at in np.arange(2.0, _length(line) - 2.0, every_m):
-        xy, yaw = _walk(line, float(at + rng.uniform(0.0, every_m)))
+    for at in np.arange(2.0, line.length - 2.0, every_m):
+        xy, yaw = line.at(float(at + rng.uniform(0.0, every_m)))
         off = half_m + WALKWAY_M + 0.8 + deep * float(rng.random()) ** 1.5
         _plant(rng, site, xy + side * off * _left(yaw), WALKWAY_M + 0.3)
 
@@ -154,20 +176,21 @@ def _garden(rng: np.random.Generator, site: Site, line: FloatArray, half_m: floa
 def _bus_stop(rng: np.random.Generator, site: Site, street: Street) -> None:
     """A shelter behind the walkway on the right of either direction, open towards the road."""
     side = int(rng.choice([1, -1]))
-    if rng.random() < 0.25 and _length(street.line) > 60.0:
-        xy, yaw = _walk(street.line, float(rng.uniform(0.35, 0.65)) * _length(street.line))
+    line = _Path(street.line)
+    if rng.random() < 0.25 and line.length > 60.0:
+        xy, yaw = line.at(float(rng.uniform(0.35, 0.65)) * line.length)
         center = xy + side * (street.half_m + WALKWAY_M + 0.85) * _left(yaw)
         site.put("bus_stop", center, yaw + (np.pi if side > 0 else 0.0), (4.2, 1.4, 2.5), (214, 120, 60), WALKWAY_M)
 
 
 def _verge(rng: np.random.Generator, site: Site, street: Street, side: int, character: str) -> None:
     """Lamps, trees and furniture between the kerb and where people walk."""
-    kerb = offset_line(street.line, side * (street.half_m + KERB_M))
-    length = _length(kerb)
+    kerb = _Path(offset_line(street.line, side * (street.half_m + KERB_M)))
+    length = kerb.length
     lamps, spare = rng.random() < 0.85, float(rng.uniform(23.0, 31.0))
     start = float(rng.uniform(5.0, 12.0)) + (0.5 * spare if side > 0 else 0.0)
     for at in np.arange(start, length - 3.0, spare) if lamps else ():
-        xy, yaw = _walk(kerb, float(at))
+        xy, yaw = kerb.at(float(at))
         toward = yaw - side * np.pi / 2
         site.put("lamp" if rng.random() < 0.9 else "pole", xy, toward, (0.2, 0.2, 7.0), GREY)
     trees, gap = rng.random() < 0.7, float(rng.uniform(10.0, 20.0))
@@ -175,12 +198,11 @@ def _verge(rng: np.random.Generator, site: Site, street: Street, side: int, char
     for at in np.arange(4.0 + rng.uniform(0, 8), length - 4.0, gap) if trees else ():
         crown = float(rng.uniform(2.0, crown_m))
         if _open_sight(street, float(at), length) and rng.random() < 0.8:
-            site.put("tree", _walk(kerb, float(at))[0], _walk(kerb, float(at))[1],
-                     (crown, crown, float(rng.uniform(5.0, 8.0))), _color(rng, LEAVES, 22), foot_m=0.5)
-    kinds = ["bin", "hydrant", "bench", "bollard"]
+            site.put("tree", *kerb.at(float(at)), (crown, crown, float(rng.uniform(5.0, 8.0))), _color(rng, LEAVES, 22),
+                     foot_m=0.5)
     for at in np.arange(rng.uniform(3.0, 14.0), length - 3.0, rng.uniform(14.0, 26.0)):
-        xy, yaw = _walk(kerb, float(at))
-        _furnish(rng, site, str(rng.choice(kinds, p=[0.35, 0.2, 0.3, 0.15])), xy, yaw + (0.0 if side > 0 else np.pi))
+        xy, yaw = kerb.at(float(at))
+        _furnish(rng, site, _pick(rng, FURNITURE), xy, yaw + (0.0 if side > 0 else np.pi))
 
 
 def _furnish(rng: np.random.Generator, site: Site, kind: str, xy: FloatArray, yaw: float) -> None:
@@ -197,24 +219,20 @@ def _open_sight(street: Street, at_m: float, length_m: float) -> bool:
 def _speed_signs(rng: np.random.Generator, site: Site, street: Street) -> None:
     """The limit on the right of each direction, some way behind the junction."""
     for forward in (True, False):
-        if rng.random() < 0.5 and _length(street.line) > 50.0 and (forward or not street.one_way):
+        if rng.random() < 0.5 and streets.arc_length(street.line)[-1] > 50.0 and (forward or not street.one_way):
             line = street.line if forward else street.line[::-1]
-            xy, yaw = _walk(offset_line(line, -(street.half_m + KERB_M)), float(rng.uniform(14.0, 24.0)))
+            xy, yaw = _Path(offset_line(line, -(street.half_m + KERB_M))).at(float(rng.uniform(14.0, 24.0)))
             site.put("speed_sign", xy, yaw + np.pi, SIGN_LWH_M, GREY, foot_m=0.2)
 
 
 # --- junctions ----------------------------------------------------------------------------------------------------
 
 
-def _map(network: Network) -> RoadMap:
-    road_map: RoadMap = cached("map", network, lambda it: streets.road_map(it, "site"))
-    return road_map
-
-
 def _off_the_road(network: Network, junction: Junction, spot: FloatArray, way: FloatArray) -> FloatArray:
     """The first place from ``spot`` along ``way`` at which a mast stands clear of every road, such as a slip lane."""
-    near = [p for p in _map(network).drivable
-            if np.linalg.norm(p[:, :2] - junction.center, axis=1).min() < junction.reach_m + 25.0]
+    low, high = np.sort([spot, spot + MAST_SEARCH_M * way], axis=0) + [[-0.5], [0.5]]
+    near = [p for p, (first, last) in zip(streets.map_of(network).drivable, cached("bounds", network, _bounds))
+            if (first < high).all() and (last > low).all()]
     turn = np.arange(8) * np.pi / 4
     ring = 0.45 * np.stack([np.cos(turn), np.sin(turn)], 1)
     for step in np.arange(0.0, MAST_SEARCH_M, 0.5):
@@ -224,8 +242,20 @@ def _off_the_road(network: Network, junction: Junction, spot: FloatArray, way: F
     return spot
 
 
+def _bounds(network: Network) -> list[tuple[FloatArray, FloatArray]]:
+    return [(p[:, :2].min(0), p[:, :2].max(0)) for p in streets.map_of(network).drivable]
+
+
 def signal_mast(network: Network, junction: Junction, arm: Arm) -> tuple[FloatArray, FloatArray, float]:
     """Where the far and the near mast of an arm stand (2,) each, and the yaw towards the traffic that they face."""
+    made, key = cached("masts", network, lambda _: {}), (junction.index, arm.street, arm.outgoing)
+    if key not in made:
+        made[key] = _mast(network, junction, arm)
+    mast: tuple[FloatArray, FloatArray, float] = made[key]
+    return mast
+
+
+def _mast(network: Network, junction: Junction, arm: Arm) -> tuple[FloatArray, FloatArray, float]:
     out, left = streets.unit(arm.heading), _left(arm.heading)
     near = mouth(network, junction, arm, junction.reach_m + 0.3, network.streets[arm.street].half_m + KERB_M)
     opposite = [o for o in junction.arms if abs(float(wrap_angle(o.heading - arm.heading - np.pi))) < 0.7]
@@ -240,14 +270,16 @@ def signal_mast(network: Network, junction: Junction, arm: Arm) -> tuple[FloatAr
 
 
 def _junction_props(network: Network, site: Site, junction: Junction) -> None:
+    if junction.control == "merge":
+        return
     for a, arm in enumerate(junction.arms):
+        if not streets.arm_lanes(network, arm, True):
+            continue  # nobody comes from there
         far, near, yaw = signal_mast(network, junction, arm)
         if junction.control == "signal":
             for spot in (far, near):
                 site.put("traffic_light", spot, yaw, MAST_LWH_M, (40, 42, 46), 0.25, 0.25, signal_id(junction.index, a))
             continue
-        if not streets.arm_lanes(network, arm, True):
-            continue  # nobody comes from there
         sign = {"stop sign": "stop_sign", "give way": "give_way_sign", "roundabout": "give_way_sign"}
         if junction.control in sign and (junction.control == "roundabout" or must_stop_at(junction, arm)):
             site.put(sign[junction.control], near, yaw, SIGN_LWH_M, GREY, foot_m=0.2)
@@ -278,7 +310,7 @@ def _islands(rng: np.random.Generator, site: Site, network: Network, crossings: 
 
 def _site(network: Network, near: list[Street]) -> tuple[Site, list[FloatArray]]:
     """The room beside the roads around some streets, and all crossings."""
-    road_map = _map(network)
+    road_map = streets.map_of(network)
     lanes = [np.concatenate([lane.left_m, lane.right_m[::-1]]) for lane in road_map.lanes.values()]
     walks = [line for line, _ in streets.walk_lines(network)]
     around = np.concatenate([_extended(network, street) for street in near])
@@ -296,6 +328,7 @@ def furnish(rng: np.random.Generator, network: Network) -> tuple[Prop, ...]:
     """All props of a town, what matters most to drivers first."""
     near = _near_route(network)
     site, crossings = _site(network, near)
+    extended = {street.index: _Path(_extended(network, street)) for street in near}
     for junction in network.junctions:
         _junction_props(network, site, junction)
     for street in near:
@@ -303,9 +336,9 @@ def furnish(rng: np.random.Generator, network: Network) -> tuple[Prop, ...]:
         _bus_stop(rng, site, street)
     for street in near:
         _ends(rng, site, street)
-    characters = {(s.index, side): str(rng.choice(STREETS, p=[0.6, 0.28, 0.12])) for s in near for side in (1, -1)}
+    characters = {(s.index, side): _pick(rng, STREETS) for s in near for side in (1, -1)}
     for street in near:
-        back, line = float(rng.choice([0.5, 1.5, 4.0])), _extended(network, street)
+        back, line = float(rng.choice([0.5, 1.5, 4.0])), extended[street.index]
         for side in (1, -1):
             character = characters[street.index, side]
             if character != "park":
@@ -313,10 +346,10 @@ def furnish(rng: np.random.Generator, network: Network) -> tuple[Prop, ...]:
                 _row(rng, site, line, street.half_m, side, character, setback, 1.0)
     for street in near:
         for side in (1, -1):
-            _row(rng, site, _extended(network, street), street.half_m, side, "urban", 21.0, 1.7)
+            _row(rng, site, extended[street.index], street.half_m, side, "urban", 21.0, 1.7)
     for street in near:
         for side in (1, -1):
             _verge(rng, site, street, side, characters[street.index, side])
-            _garden(rng, site, _extended(network, street), street.half_m, side, characters[street.index, side])
+            _garden(rng, site, extended[street.index], street.half_m, side, characters[street.index, side])
     _islands(rng, site, network, crossings)
     return tuple(site.props)

@@ -8,11 +8,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from drive_wm.datasets.parallel import in_parallel
 from drive_wm.datasets.rendered import RenderedFrames
 from drive_wm.datasets.rigs import dash
 from drive_wm.datasets.sources import open_source
 from drive_wm.datasets.town.audit import Audited
-from drive_wm.datasets.town.parallel import in_parallel
 from drive_wm.datasets.town.sights import Moment, varied
 from drive_wm.render import SEMANTICS, draw_log
 from drive_wm.types import CATEGORIES, ByteArray, Log

@@ -17,6 +17,7 @@ from drive_wm.datasets.town.agents import (
     AHEAD,
     BEND,
     FREE,
+    GIVE_WAY,
     LEAD,
     LIMIT,
     PULL_OVER,
@@ -37,6 +38,7 @@ LOOK_M, SAMPLES = 52.0, 22
 STANDSTILL_M, ACCEL_MPS2 = 2.0, 1.7
 JERK_MPS3 = 5.0
 LOOK_EVERY = 2
+IN_SIGHT_M, END_M = 45.0, 35.0  # nobody appears or vanishes so near to the ego; where one begins to stop for that
 
 
 class Simulation:
@@ -62,7 +64,7 @@ class Simulation:
         self.factor = np.array([d.factor for d in drivers])
         self.headway = np.array([d.headway_s for d in drivers])
         self.brake = np.array([d.brake_mps2 for d in drivers])
-        self.sway = np.array([d.sway_m for d in drivers])
+        self.sway = np.array([d.sway_m * (b.size_lwh_m[0] < 7.0) for b, d in zip(bodies, drivers)])
         self.sway_phase = np.array([d.sway_phase for d in drivers])
         self.stop_mps2 = np.array([d.stop_mps2 for d in drivers])
         self.siren = np.array([b.siren for b in bodies])
@@ -74,7 +76,9 @@ class Simulation:
         self.state = initial_state(bodies, people)
         self.with_gate = [i for i, p in enumerate(people) if p.gate is not None]
         self.pace = np.array([p.pace_mps for p in people])
+        self.person_scripted = np.array([p.script is not None for p in people], bool)
         self.walk_m = np.array([p.way.length_m for p in people])
+        self.gate_begin = np.array([p.gate.begin_m if p.gate else np.inf for p in people])
         self.gate_end = np.array([p.gate.end_m if p.gate else 0.0 for p in people])
         self.walks = crowd.table([p.way for p in people])
         self.table = crowd.table(self.state.ways)
@@ -98,7 +102,7 @@ class Simulation:
 
     def rows(self, s: FloatArray) -> FloatArray:
         """The ways' rows (N, 8) at arc lengths (N,)."""
-        at = np.clip(s / STEP_M, 0, self.table.shape[1] - 2)
+        at = np.minimum(np.maximum(s / STEP_M, 0.0), self.table.shape[1] - 2)
         k = at.astype(int)
         index = np.arange(len(s))
         here = self.table[index, k]
@@ -236,6 +240,7 @@ class Simulation:
         st.gap[:], st.lead_v[:], st.lead[:] = self.corridor(rows, st.aim, box, xy, yaw, keep=True)
         self.priority.assign()
         lateral.decide(self, box, xy, yaw)
+        self._stay_in_sight()
         crowd.decide(self)
         lateral.foresee(self, box, xy, yaw)
 
@@ -245,7 +250,7 @@ class Simulation:
         """Commands (N,), the candidates (4, N): free, lead, line, foreseen; the wished speed (N,)."""
         st = self.state
         here = self.rows(st.s + 0.3 * st.v)
-        wish = np.clip(here[:, LIMIT_COLUMN] * self.factor, 1.0, st.cap)
+        wish = np.minimum(np.maximum(here[:, LIMIT_COLUMN] * self.factor, 1.0), st.cap)
         free = np.where(st.v > wish, -1.8 * (st.v - wish), ACCEL_MPS2 * (1 - (st.v / wish) ** 4))
         free = np.maximum(free, -2.5)
         root = 2 * np.sqrt(ACCEL_MPS2 * self.brake)
@@ -257,7 +262,7 @@ class Simulation:
         if np.isfinite(st.threat[0]):
             ahead[0] = -min(8.0, st.v[0] ** 2 / (2 * max(st.threat[0] - 1.0, 0.5))) if st.threat[0] < 90 else np.inf
         both = np.stack([free, lead, line, ahead])
-        return np.clip(both.min(0), -7.0, ACCEL_MPS2), both, wish
+        return np.minimum(np.maximum(both.min(0), -7.0), ACCEL_MPS2), both, wish
 
     def _scripts(self) -> tuple[FloatArray, FloatArray]:
         """Accelerations and offsets of the scripted, NaN for all others."""
@@ -284,13 +289,13 @@ class Simulation:
         time: who stands does not slide)."""
         st = self.state
         reach = np.maximum(1.7, 0.35 * st.v)
-        most = np.clip(1.5 / np.maximum(st.v, 0.5), 0.08, 0.5)
-        wish = np.clip(0.35 / reach * (aim - st.d), -most, most)
+        most = np.minimum(np.maximum(1.5 / np.maximum(st.v, 0.5), 0.08), 0.5)
+        wish = np.minimum(np.maximum(0.35 / reach * (aim - st.d), -most), most)
         bound = np.minimum(0.15, 1.8 / np.maximum(st.v, 1.0) ** 2)
-        turn = np.clip((wish - st.e) / reach, -bound, bound) * moved
+        turn = np.minimum(np.maximum((wish - st.e) / reach, -bound), bound) * moved
         middle = st.e + turn / 2
         curvature = self.rows(st.s)[:, CURVATURE]
-        st.s += moved * np.cos(middle) / np.clip(1 - curvature * st.d, 0.5, 2.0)
+        st.s += moved * np.cos(middle) / np.minimum(np.maximum(1 - curvature * st.d, 0.5), 2.0)
         st.d += moved * np.sin(middle)
         st.e += turn
 
@@ -304,13 +309,12 @@ class Simulation:
         scripted, offsets = self._scripts()
         command, both, wish = self.accelerate()
         rate = JERK_MPS3 * DT_S
-        eased = np.where(
-            command < -3.5, np.maximum(command, st.a - 4 * rate), st.a + np.clip(command - st.a, -rate, rate)
-        )
-        st.a[:] = np.where(np.isnan(scripted), np.maximum(eased, -st.v / DT_S), np.nan_to_num(scripted))
+        gentle = np.minimum(np.maximum(command, st.a - rate), st.a + rate)
+        eased = np.where(command < -3.5, np.maximum(command, st.a - 4 * rate), gentle)
+        st.a[:] = np.where(np.isnan(scripted), np.maximum(eased, -st.v / DT_S), scripted)
         self._write(both, wish)
         sway = self.sway * np.sin(st.s / 9.0 + self.sway_phase)
-        aim = np.where(np.isnan(offsets), st.aim + sway, np.nan_to_num(offsets))
+        aim = np.where(np.isnan(offsets), st.aim + sway, offsets)
         moved = np.where(st.active, np.maximum(st.v * DT_S + st.a * DT_S**2 / 2, 0.0), 0.0)
         st.gap -= (st.v - st.lead_v) * DT_S
         st.line -= moved
@@ -328,8 +332,17 @@ class Simulation:
         if self.forced is not None and st.step < self.steps:
             lateral.follow_forced(self)
 
+    def _stay_in_sight(self) -> None:
+        """Who comes to the end of its way with the ego near waits there until the ego has gone on."""
+        st = self.state
+        left = self.length - 1.0 - st.s - self.front
+        for i in np.nonzero(st.active & (left < END_M))[0]:
+            end = st.ways[i].line[-1] - self.state.ways[0].at(float(st.s[0]))[:2]
+            if i and np.hypot(*end) < IN_SIGHT_M + 2.5 * st.v[0] and left[i] < st.line[i] and not self.scripted[i]:
+                st.line[i], st.line_why[i], st.line_of[i] = left[i], GIVE_WAY, -1
+
     def _enter(self) -> None:
-        """Lets in those whose time has come where their way begins, if there is room."""
+        """Lets in those whose time has come where their way begins, if there is room, out of the ego's sight."""
         st = self.state
         late = np.nonzero(~st.active & ~st.done)[0]
         if not len(late):
@@ -338,7 +351,8 @@ class Simulation:
         for i in late:
             if st.step * DT_S >= self.bodies[i].enter_s:
                 room = np.hypot(*(xy - xy[i]).T) < 18.0 + self.lwh[:, 0] / 2
-                st.active[i] = not (st.active & room).any()
+                far = bool(np.hypot(*(xy[i] - xy[0])) > IN_SIGHT_M)
+                st.active[i] = far and not (st.active & room).any()
 
     def _write(self, both: FloatArray, wish: FloatArray) -> None:
         st, r, k = self.state, self.record, self.state.step

@@ -30,7 +30,7 @@ from drive_wm.datasets.town.network import (
     unit,
     walk_lines,
 )
-from drive_wm.datasets.town.surfaces import road_map
+from drive_wm.datasets.town.surfaces import map_of, road_map
 
 __all__ = [
     "CROSSING_ROOM_M",
@@ -51,6 +51,7 @@ __all__ = [
     "lane_id",
     "lay_lanes",
     "lift",
+    "map_of",
     "mouth",
     "must_stop_at",
     "offset_line",

@@ -31,6 +31,7 @@ from drive_wm.datasets.town.network import (
     unit,
 )
 from drive_wm.geometry import resample_polyline
+from drive_wm.render_state import cached
 from drive_wm.types import FloatArray, Lane, Marking, RoadMap
 
 CONNECTOR_POINTS = 17
@@ -345,6 +346,12 @@ def road_map(network: Network, name: str) -> RoadMap:
     return RoadMap(name, map_lanes(network), _lifted(parts.drivable + parts.intersections),
                    _lifted(parts.intersections), _lifted(parts.crossings), _lifted(parts.walkways),
                    _lifted(parts.carparks), tuple(parts.markings))
+
+
+def map_of(network: Network) -> RoadMap:
+    """The map of a network, made once; its name is the caller's to give."""
+    made: RoadMap = cached("map", network, lambda it: road_map(it, "town"))
+    return made
 
 
 def _lifted(polygons: list[FloatArray]) -> tuple[FloatArray, ...]:

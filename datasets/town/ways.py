@@ -147,6 +147,17 @@ class Roads:
             limit = min(self.street(c.start).limit_mps, self.street(c.end).limit_mps)
             self.pieces[c.id] = Piece(c.line, limit, c, (LANE_M / 2, LANE_M / 2, 0.0))
         self.tight = {c.id: self._radius_m(c.line) for c in network.connectors.values()}
+        self.goes_on = self._goes_on()
+
+    def _goes_on(self) -> dict[str, float]:
+        """lane -> metres that one can drive from its start without coming to a dead end, up to WAY_M."""
+        length = {lane: length_of(line) for lane, line in self.network.lane_lines.items()}
+        ends = {lane: [self.network.connectors[c].end for c in self.network.exits[lane]] for lane in length}
+        out = dict(length)
+        for _ in range(12):
+            after = {lane: max((out[end] for end in ends[lane]), default=0.0) for lane in length}
+            out = {lane: min(metres + after[lane], WAY_M) for lane, metres in length.items()}
+        return out
 
     def street(self, lane: str) -> Street:
         return self.network.streets[street_of(lane)]
@@ -182,7 +193,8 @@ class Roads:
         long: bool = False,
         turns: dict[str, str] | None = None,
     ) -> Way:
-        """From a lane at random to WAY_M beyond from_m; ``turns``: lane -> connector where the way is set.
+        """From a lane at random to WAY_M beyond from_m; ``turns``: lane -> connector where the way is set, and off it
+        only where one can drive on longest.
 
         Long vehicles take no bend of less than 13 m radius.
         """
@@ -193,6 +205,9 @@ class Roads:
             choices = [c for c in choices if not long or c.turn == 0 or self.tight[c.id] > 13.0] or choices[:1]
             if length > WAY_M or not choices:
                 break
+            if turns:
+                most = max(self.goes_on[c.end] for c in choices)
+                choices = [c for c in choices if self.goes_on[c.end] == most]
             weight = np.array([3.0 if c.turn == 0 else 1.3 for c in choices])
             drawn = choices[int(rng.choice(len(choices), p=weight / weight.sum()))]
             chosen = self.network.connectors[turns[lane]] if lane in turns else drawn

@@ -17,6 +17,13 @@ turning turns nudge nudging change changing straight move moving ego next now se
 blue day night dusk clear overcast rain rainy fog foggy town city scene weather sunny dark metres meters explain tell
 decision reason cause happening happen nothing has brake braking accelerate accelerating steer steering so since due
 steady
+after all another anybody away before brown buses causes closer closest come count course courses cross danger decides
+differently direction distance drives eight eleven every fast faster five four friend gap giving gone grow hard have hit
+ignore into kind like long main makes matter metre most must nearer nearest need nice nine nobody none number off
+oncoming one only orange others past pass purple react s same second seconds seven show shrink side signal six slower
+somebody soon stands start state stay stays take taken ten thing things three time too twelve two user walk were whom
+within without word 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36
+37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60
 """.split()
 WORDS = tuple(dict.fromkeys(_WORDS))
 WORD_SLOTS = 512  # the list may grow without moving the other ranges

@@ -26,9 +26,9 @@ from drive_wm.types import ByteArray, Clip, Explanation, Plan
 def plan_with(planner: str, scene: Scene, seed: int, checkpoint: str) -> Plan:
     """Asks a planner once; an oracle is given the log. Raises InputError where the answer is no plan."""
     from drive_wm.planners.base import check_plan
-    from drive_wm.planners.registry import make_planner
+    from drive_wm.planners.registry import make_planner, takes_checkpoint
 
-    made = make_planner(planner, **({"checkpoint": checkpoint} if planner == "direct" else {}))
+    made = make_planner(planner, **({"checkpoint": checkpoint} if takes_checkpoint(planner) else {}))
     made.reset(seed, scene.log if made.oracle else None)
     return check_plan(made.plan(observation_of(scene, made.requires)))
 

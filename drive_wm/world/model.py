@@ -235,17 +235,17 @@ class WorldModel(nn.Module):
         hidden, keys = self.transformer(x[:, 0], self.positions(steps), [Span(0, x.shape[2])], past)
         return hidden, keys, frames[:, 0]
 
-    def state(self, steps: Steps, past: KeyValues | None, seen: Tensor | None) -> tuple[Tensor, KeyValues]:
+    def state(self, steps: Steps, past: KeyValues | None, shared: int) -> tuple[Tensor, KeyValues]:
         """Actions and agents of one step (T = 1) of B futures, side by side behind one past; no frames.
 
-        past: of batch 1. seen: (B * (2 + A), N) what each position may look at, None for all -> hidden (B, 2 + A, d)
-        and the keys and values, of batch 1.
+        past: of batch 1, ``shared`` positions of which belong to all -> hidden (B, 2 + A, d), keys of batch 1.
         """
         info = torch.stack([steps.noise, steps.dt_s[:, None]], -1)
         x = torch.cat([self._actions(steps), self._agents(steps)], 2) + self.step_info(info)[:, :, None]
         b, _, s, d = x.shape
         positions = self.positions(steps)[:s].repeat(b, 1)
-        hidden, keys = self.transformer(x.reshape(1, b * s, d), positions, [Span(0, b * s, mask=seen)], past)
+        hidden, keys = self.transformer(x.reshape(1, b * s, d), positions, [Span(0, b * s, futures=b, shared=shared)],
+                                        past)
         return hidden.view(b, s, d), keys
 
     def embed_segment(self, segment: Segment) -> Tensor:

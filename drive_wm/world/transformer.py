@@ -85,13 +85,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class Span:
     """One block of a sequence: positions [start, stop) see everything before ``stop``, or only their own past.
 
-    mask: (stop - start, past + stop) of what each may see, for futures that stand side by side behind one past.
+    futures: so many futures of one past stand in it side by side, one after the other; each sees the first ``shared``
+    positions of the past, and of what follows (blocks of the same kind) and of the span its own part alone.
     """
 
     start: int
     stop: int
     causal: bool = False
-    mask: Tensor | None = None
+    futures: int = 0
+    shared: int = 0
 
 
 class Attention(nn.Module):
@@ -119,9 +121,36 @@ class Attention(nn.Module):
         pieces = []
         for span in spans:
             seen = offset + span.stop
-            mask = causal_mask(span, offset, x.device) if span.causal else span.mask
+            if span.futures:
+                pieces.append(attend_futures(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], span))
+                continue
+            mask = causal_mask(span, offset, x.device) if span.causal else None
             pieces.append(attend(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], mask))
         return self.out(torch.cat(pieces, 1)), own
+
+
+def attend_futures(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
+    """q (1, F*S, H, D) of F futures over k, v (1, shared + blocks*F*S, G, D) -> (1, F*S, H*D).
+
+    The past is looked at once for all and never copied; a causal span is causal within the last block of each future.
+    """
+    count, groups, width = span.futures, k.shape[2], q.shape[3]
+    s, ratio = q.shape[1] // count, q.shape[2] // groups
+
+    def own(x: Tensor) -> Tensor:  # (G, F, blocks*S, D)
+        return x[0, span.shared:].unflatten(0, (-1, count, s)).permute(3, 1, 0, 2, 4).flatten(2, 3)
+
+    folded = (q[0] * width**-0.5).view(count, s, groups, ratio, width).permute(2, 0, 3, 1, 4)  # (G, F, R, S, D)
+    past_k, past_v = k[0, :span.shared].transpose(0, 1), v[0, :span.shared].transpose(0, 1)  # (G, N, D)
+    past = (folded.reshape(groups, -1, width) @ past_k.transpose(1, 2)).unflatten(1, (count, -1))
+    mine = folded.reshape(groups, count, -1, width) @ own(k).transpose(2, 3)
+    if span.causal:
+        later = torch.ones(s, mine.shape[-1], dtype=torch.bool, device=q.device).triu(mine.shape[-1] - s + 1)
+        mine = mine.masked_fill(later.repeat(ratio, 1), -1e4)
+    weight = torch.softmax(torch.cat([past, mine], -1), -1).to(v.dtype)
+    mixed = (weight[..., :span.shared].flatten(1, 2) @ past_v).unflatten(1, (count, -1))
+    mixed = mixed + weight[..., span.shared:] @ own(v)
+    return mixed.unflatten(2, (ratio, s)).permute(1, 3, 0, 2, 4).reshape(1, count * s, -1)
 
 
 def causal_mask(span: Span, offset: int, device: torch.device) -> Tensor:

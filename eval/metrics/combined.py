@@ -49,14 +49,15 @@ def route_completion(drive: Rollout | Scene, protocol: str) -> Score:
 def pdm_scores(scene: Scene) -> dict[str, FloatArray]:
     """PDMS of a batch of egos (B, S, 3) in one world, each sub-score (B,) and "total"; EP is relative to the best.
 
-    As evidence also "collision_worth" and "danger", (B, S): NC so far, and the steps in which TTC fails.
+    As evidence also "progress_m" (B,), and "collision_worth" and "danger" (B, S): NC so far, and where TTC fails.
     """
     way = route_progress_m(scene)
     if way is None:
         raise InputError("proposals cannot be scored without a route: the scene's log has no ego path")
     worth, danger = collision_worth(scene), steps_in_danger(scene)
     multiplier = worth[..., -1] if scene.on_road is None else worth[..., -1] * scene.on_road.all(-1)
-    scores = {"multiplier": multiplier, "ego_progress": relative_progress(way[..., -1], multiplier),
+    scores = {"multiplier": multiplier, "progress_m": way[..., -1],
+              "ego_progress": relative_progress(way[..., -1], multiplier),
               "time_to_collision": (~danger.any(-1)).astype(float), "collision_worth": worth, "danger": danger,
               "comfort": steps_comfortable(motion(scene)).all(-1).astype(float)}
     weighted = 5 * scores["ego_progress"] + 5 * scores["time_to_collision"] + 2 * scores["comfort"]

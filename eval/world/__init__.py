@@ -1,1 +1,1 @@
-"""``world@1.0``: is the world model any good? Starts, futures, the probe that reads them, and what each number means."""
+"""``world@1.0``: is the world model any good? Starts, futures, the probe that reads them, and its numbers."""

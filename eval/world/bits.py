@@ -22,9 +22,9 @@ from drive_wm.world.model import Steps
 def bits_of_step(model: DriveWM, before: Stream, told: Steps, truth: Shots, rig: Rig, passes: int, seed: int) -> float:
     """Bits of the true frames of the step after ``before``, all cameras, written in ``passes`` groups.
 
-    told: the step as generation was told it (action, agents, layout). Tokens are written in a random order in groups of the
-    sizes that decoding uses, each group priced given the true ones before it: a code that a decoder with the same weights
-    can read, so an upper bound of the tokens' information. truth: one picture a camera.
+    told: the step as generation was told it (action, agents, layout). Tokens are written in a random order in groups of
+    the sizes that decoding uses, each group priced given the true ones before it: a code that a decoder with the same
+    weights can read, so an upper bound of the tokens' information. truth: one picture a camera.
     """
     with torch.autocast(model.device.type, torch.bfloat16):
         parts = [model.tokenizer.encode(pixels_of(truth[n][:1], model.device)).flatten(1, 2) for n in rig.names]
@@ -43,7 +43,8 @@ def _groups(model: DriveWM, before: Stream, step: Steps, passes: int, seed: int)
         hidden = torch.ones(p * codes, dtype=torch.bool, device=step.digits.device)
         hidden[order[:begin]] = False
         masked = hidden.view(1, 1, p, codes)
-        logits = world.digit_logits(world.frame_hidden(world.step(replace(step, masked=masked), past, before.frames)[0]))
+        read = world.step(replace(step, masked=masked), past, before.frames)[0]
+        logits = world.digit_logits(world.frame_hidden(read))
         bits.append(float(token_bits(logits, step.digits[:, 0], codes).flatten()[order[begin:end]].sum()))
         begin = end
     return bits

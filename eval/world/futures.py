@@ -29,7 +29,7 @@ Shots = dict[str, ByteArray]
 
 @dataclass(frozen=True)
 class Course:
-    """An action carried out. actions (N, 2); poses (N, 4, 4) after each; free (N,): nothing was driven through so far."""
+    """An action carried out. actions (N, 2); poses (N, 4, 4) after each; free (N,): nothing was hit so far."""
 
     name: str
     actions: FloatArray
@@ -138,7 +138,8 @@ class Futures:
         sampling = Sampling(passes=self.opening.protocol.passes)
         for i, action in enumerate(course.actions[:steps]):
             agents = None if given is None else (given[0][i], given[1][i])
-            stream, step = self.model.advance(stream, self.opening.rig, action, i + 1, generator, sampling, layout, agents)
+            stream, step = self.model.advance(stream, self.opening.rig, action, i + 1, generator, sampling, layout,
+                                              agents)
             if i == 0 and course.name == "log":
                 self.first[mode] = stream.last
             out.append(step)

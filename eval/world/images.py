@@ -36,7 +36,7 @@ def ssim(a: ByteArray, b: ByteArray) -> float:
     return float(((2 * mx * my + C1) * (2 * vxy + C2) / ((mx * mx + my * my + C1) * (vx + vy + C2))).mean())
 
 
-Overlap = tuple[str, str, FloatArray, FloatArray]  # two cameras, and the (M, 2) row, column of the same M points in each
+Overlap = tuple[str, str, FloatArray, FloatArray]  # two cameras, (M, 2) row, column of the same M points in each
 
 
 def overlaps(rig: Rig, labels: Mapping[str, Labels]) -> list[Overlap]:

@@ -1,4 +1,4 @@
-"""One start, from its pictures to its rows. Whatever is averaged later is here once, start by start and step by step."""
+"""One start, from its pictures to its rows: whatever is averaged later, start by start and step by step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COPY, RECONSTRUCTION, TRUTH = "copy last", "reconstruction", "truth"
 
 @dataclass(frozen=True)
 class Job:
-    """A start to be measured. folder: where recorded drives lie. long: follow the true actions to the protocol's end."""
+    """A start to be measured. folder: where recorded drives lie. long: follow the true actions to the end."""
 
     start: Start
     checkpoint: str
@@ -47,7 +47,7 @@ class Job:
 class Measured:
     """rows: plain values, one a mode, action and step. counts, pooled: by (mode, step), what only sums can be made of.
 
-    sheets: step -> rows of pictures, for those who look. left_out: why something is missing.
+    sheet: pictures for those who look. left_out: why something is missing.
     """
 
     start: Start
@@ -114,7 +114,7 @@ def measure(job: Job) -> Measured:
     else:
         measure_course(job, model, probe, futures, out)
         if opening.drawn and not job.start.source:
-            out.rows += told_rows(job, probe, futures, out)
+            out.rows += told_rows(job, probe, futures)
         out.rows += fewer_cameras(job, futures)
     out.rows = [{"start": job.start.id, "log": log.id, "stratum": job.start.stratum, **row,
                  "time_s": row["step"] / protocol.rate_hz} for row in out.rows]
@@ -203,7 +203,7 @@ def sight_values(sights: Sights) -> Row:
 
 
 def read_path(probe: Probe, read: Mapping[str, Reading], judged: Judged) -> FloatArray:
-    """(N,) mean distance up to each step of the unbroken first ones between the path read and the path driven, metres."""
+    """(N,) mean distance up to each of the first steps between the path read and the path driven, metres."""
     front = front_of(judged.opening)
     near = judged.opening.protocol.steps(judged.opening.protocol.horizon_s)
     now = probe.read(judged.opening.scene.context.frames[front][-1:]).middle
@@ -244,14 +244,12 @@ def add(rows: list[Row], mode: str, values: Mapping[int, Row]) -> None:
 # --- other actions, fewer cameras ---------------------------------------------------------------------------------
 
 
-def told_rows(job: Job, probe: Probe, futures: Futures, out: Measured) -> list[Row]:
+def told_rows(job: Job, probe: Probe, futures: Futures) -> list[Row]:
     """Whether futures of six actions can be told apart, and how far each strays from the path that was asked of it."""
     opening, protocol, model = futures.opening, job.protocol, futures.model
     near = protocol.steps(protocol.horizon_s)
     steps = [k for k in protocol.at(protocol.told_at_s) if k <= opening.steps]
     courses = {a: opening.course(a) for a in protocol.actions}
-    out.left_out += [f"{job.start.id}: {a} drives into something after {int(c.free.sum()) / protocol.rate_hz:g} s"
-                     for a, c in courses.items() if not c.free[:near].all()]
 
     def shown(shots: Shots) -> told.Shown:
         return told.Shown.of(shots, {n: probe.read(f) for n, f in shots.items()})
@@ -259,7 +257,9 @@ def told_rows(job: Job, probe: Probe, futures: Futures, out: Measured) -> list[R
     truths = {a: opening.truth(c, steps) for a, c in courses.items()}
     seen = {a: shown(shots) for a, shots in truths.items()}
     ceiling = {a: shown(reconstructed(model, shots)) for a, shots in truths.items()}
-    rows = [{"mode": RECONSTRUCTION, **row} for row in told.tell(ceiling, seen, courses, steps, protocol)]
+    rows: list[Row] = [{"mode": TRUTH, "action": a, "step": near, "free_s": int(c.free[:near].sum()) / protocol.rate_hz,
+                        "blocked": float(not c.free[:near].all())} for a, c in courses.items()]
+    rows += [{"mode": RECONSTRUCTION, **row} for row in told.tell(ceiling, seen, courses, steps, protocol)]
     for mode in job.modes:
         made = {a: futures.generate(c, mode, near) for a, c in courses.items()}
         futures_seen = {a: shown(picked(m, steps, opening.rig)) for a, m in made.items()}

@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drive_wm.eval.world.lamps import LAMP_STATES
+from drive_wm.model import PRETRAINED, load_weights
 from drive_wm.render import SEMANTICS
 from drive_wm.types import ByteArray, FloatArray, InputError, IntArray
+from drive_wm.world.inputs import pixels_of
 
 FORMAT = "drive_wm.probe@1"
-SHIPPED = Path(__file__).parents[2] / "drive_wm" / "pretrained" / "probe"
+SHIPPED = PRETRAINED / "probe"
 STRIDE = 8
 WIDTHS = (32, 64, 80)  # at strides 2, 4, 8
 NEAREST_M, FARTHEST_M = 1.0, 120.0  # depth is read as its logarithm between these
@@ -62,7 +64,8 @@ class ProbeNet(nn.Module):
         self.register_buffer("scale", torch.ones(c))  # of the stride-8 features, which are given with unit variance
         self.motion_in = nn.Conv2d(4 * b, 48, 3, stride=2, padding=1)
         self.motion_mix = nn.Conv2d(48, 24, 3, padding=1)
-        self.motion_out = nn.Sequential(nn.Linear(24 * MOTION_GRID[0] * MOTION_GRID[1], 48), nn.GELU(), nn.Linear(48, 2))
+        cells = MOTION_GRID[0] * MOTION_GRID[1]
+        self.motion_out = nn.Sequential(nn.Linear(24 * cells, 48), nn.GELU(), nn.Linear(48, 2))
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, 3, H, W) -> at strides 2, 4 and 8: (N, c, H/s, W/s)."""
@@ -73,18 +76,18 @@ class ProbeNet(nn.Module):
     def maps(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """-> logits of classes (N, 22, H, W), of log depth in [0, 1] (N, H, W), and of lamp states (N, 3, H, W)."""
         fine, middle, coarse = features
-        x = F.gelu(self.join1(F.interpolate(self.up1(F.gelu(coarse * self.scale[:, None, None])), scale_factor=2.0) + middle))
+        x = self.up1(F.gelu(coarse * self.scale[:, None, None]))
+        x = F.gelu(self.join1(F.interpolate(x, scale_factor=2.0) + middle))
         x = F.gelu(self.join2(F.interpolate(self.up2(x), scale_factor=2.0) + fine))
         classes, depth, lamps = F.pixel_shuffle(self.head(x), 2).split(self.outputs, 1)
         return classes, depth[:, 0], lamps
 
     def motion(self, before: Tensor, after: Tensor) -> Tensor:
-        """Stride-4 features (N, c, h, w) of the front camera at two steps -> (N, 2) metres and radians moved between."""
-        grid = MOTION_GRID
+        """Stride-4 features (N, c, h, w) of the front camera, before and after -> (N, 2) metres and radians moved."""
         pair = torch.cat([before, after, after - before, before * after], 1)
         x = F.gelu(self.motion_mix(F.gelu(self.motion_in(pair))))
         scale = torch.tensor(MOTION_SCALE, device=x.device, dtype=x.dtype)
-        return self.motion_out(F.adaptive_avg_pool2d(x, grid).flatten(1)) * scale
+        return self.motion_out(F.adaptive_avg_pool2d(x, MOTION_GRID).flatten(1)) * scale
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,15 @@ class Probe:
     @classmethod
     def load(cls, folder: Path | str | None = None) -> Probe:
         """The shipped probe, or that of a folder that ``save`` wrote; raises InputError where it cannot be read."""
-        from drive_wm.model import load_weights
-
         folder = SHIPPED if folder is None else Path(folder)
         try:
             meta = json.loads((folder / "probe.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{folder}: probe.json cannot be read ({error}); train one with drive-wm train probe") from None
+            raise InputError(f"{folder}: probe.json cannot be read ({error}); "
+                             "train one with drive-wm train probe") from None
         if meta.get("format") != FORMAT or tuple(meta.get("classes", ())) != SEMANTICS:
-            raise InputError(f"{folder}: a probe of format {meta.get('format')!r}, expected {FORMAT!r} and the renderer's "
-                             "classes; train it anew with drive-wm train probe")
+            raise InputError(f"{folder}: a probe of format {meta.get('format')!r}, expected {FORMAT!r} and the "
+                             "renderer's classes; train it anew with drive-wm train probe")
         net = ProbeNet()
         load_weights(folder / "probe.safetensors", net)
         return cls(net)
@@ -153,8 +155,6 @@ class Probe:
         return Reading(*(np.concatenate([getattr(p, name) for p in parts]) for name in Reading.__dataclass_fields__))
 
     def _read(self, images: ByteArray) -> Reading:
-        from drive_wm.world.inputs import pixels_of
-
         found = self.net.features(pixels_of(images, torch.device("cpu")))
         classes, depth, lamps = self.net.maps(found)
         return Reading(classes.argmax(1).to(torch.uint8).numpy(), depth_of(depth).numpy(), lamps.numpy(),

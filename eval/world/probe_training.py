@@ -1,7 +1,7 @@
 """``drive-wm train probe``: pictures of the town with the renderer's own labels, and ten minutes of one core.
 
-A sample is a moment of a drive. All its cameras teach classes, depth and lamps; the front camera, drawn again from where
-a random motion leads in half a second, teaches motion: logs alone are mostly straight.
+A sample is a moment of a drive. All its cameras teach classes, depth and lamps; the front camera, drawn again from
+where a random motion leads in half a second, teaches motion: logs alone are mostly straight.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class ProbeRun:
     first_seed: int = SEEDS
     logs: int = 140
     moments: int = 6
-    pairs: int = 14
-    images: int = 18  # of a batch, and half as many pairs
-    epochs: int = 5
+    pairs: int = 20
+    images: int = 16  # of a batch
+    batch_pairs: int = 12
+    epochs: int = 4
     lr: float = 3e-3
 
 
@@ -133,14 +134,14 @@ def train_probe(out: Path | str, seed: int = 0, run: ProbeRun = ProbeRun()) -> d
         raise InputError(f"--out {out}: is not empty; name a new folder")
     began = time.process_time()
     samples = draw_samples(run, run.first_seed, run.logs)
-    print(f"{len(samples.images)} images, {len(samples.motion)} pairs in {time.process_time() - began:.0f} s", flush=True)
+    print(f"{len(samples.images)} images, {len(samples.motion)} pairs, {time.process_time() - began:.0f} s", flush=True)
     torch.manual_seed(seed)
     net = ProbeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not list it
     learn(net, samples, run, seed)
     normalise(net, samples)
     probe = Probe(net)
-    facts = {"parameters": sum(p.numel() for p in net.parameters()), "seeds": [run.first_seed, run.first_seed + run.logs - 1],
-             "images": len(samples.images), "seed": seed,
+    facts = {"parameters": sum(p.numel() for p in net.parameters()),
+             "seeds": [run.first_seed, run.first_seed + run.logs - 1], "images": len(samples.images), "seed": seed,
              "cpu_minutes": round((time.process_time() - began) / 60, 1),
              **judge(probe, draw_samples(run, CHECK_SEED, 10))}
     probe.save(out, facts, card(facts))
@@ -156,9 +157,9 @@ def learn(net: ProbeNet, samples: Samples, run: ProbeRun, seed: int) -> None:
     weight = torch.from_numpy(np.clip((frequency + 1e-3) ** -0.35, 1.0, 8.0)).float()
     net.train()
     for step in range(steps):
-        images, pairs = rng.integers(len(samples.images), size=run.images), rng.integers(
-            len(samples.motion), size=run.images // 2)
-        loss = maps_loss(net, samples, images, weight) + motion_loss(net, samples, pairs)
+        images = rng.integers(len(samples.images), size=run.images)
+        pairs = rng.integers(len(samples.motion), size=run.batch_pairs)
+        loss = maps_loss(net, samples, images, weight) + 2 * motion_loss(net, samples, pairs)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -183,16 +184,20 @@ def maps_loss(net: ProbeNet, samples: Samples, rows: Any, weight: Tensor) -> Ten
 def motion_loss(net: ProbeNet, samples: Samples, rows: Any) -> Tensor:
     device = torch.device("cpu")
     both = varied(pixels_of(np.concatenate([samples.before[rows], samples.after[rows]]), device))
+    mirrored = torch.rand(len(rows)) < 0.5
+    both = torch.where(mirrored.repeat(2)[:, None, None, None], both.flip(3), both)
     before, after = net.features(both)[1].chunk(2)
     target = torch.from_numpy(samples.motion[rows]).float()
+    target[:, 1] *= torch.where(mirrored, -1.0, 1.0)
     error = (net.motion(before, after) - target) / torch.tensor(MOTION_SCALE)
     return F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
 
 
 def varied(pixels: Tensor) -> Tensor:
-    """A little blurred, brighter or noisy: the probe must also read pictures that are not quite as drawn."""
-    n = len(pixels)
-    soft = F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
+    """Blurred, brighter or noisy: the probe must also read pictures that are less sharp than drawn ones."""
+    n, (h, w), factor = len(pixels), pixels.shape[2:], int(torch.randint(2, 6, ()))
+    coarse = F.interpolate(pixels, (h // factor, w // factor), mode="area")
+    soft = F.interpolate(coarse, (h, w), mode="bilinear", align_corners=False)
     pixels = pixels.lerp(soft, torch.rand(n, 1, 1, 1) * (torch.rand(n, 1, 1, 1) < 0.5))
     pixels = pixels * (1 + 0.1 * torch.randn(n, 1, 1, 1)) + 0.02 * torch.randn_like(pixels)
     return pixels.clamp(0, 1).contiguous(memory_format=torch.channels_last)
@@ -205,9 +210,9 @@ def normalise(net: ProbeNet, samples: Samples) -> None:
     scale = net.features(pixels_of(images, torch.device("cpu")))[2].std((0, 2, 3)).clamp_min(1e-3)
     norm = net.coarse[2]
     assert isinstance(norm, torch.nn.GroupNorm)
-    norm.weight /= scale
-    norm.bias /= scale
-    net.scale.copy_(scale)
+    norm.weight.div_(scale)
+    norm.bias.div_(scale)
+    net.scale.mul_(scale)
 
 
 def judge(probe: Probe, samples: Samples) -> dict[str, float]:
@@ -226,7 +231,7 @@ def judge(probe: Probe, samples: Samples) -> dict[str, float]:
     return {"miou": round(float((both[some] / union).mean()), 4),
             "pixels_right": round(float((read.classes == samples.classes).mean()), 4),
             "depth_log_error": round(float(error.mean()), 4),
-            "lamp_pixels_right": round(float((named[lit] == samples.lamps[lit]).mean()), 4) if lit.any() else float("nan"),
+            "lamp_pixels_right": round(float((named[lit] == samples.lamps[lit]).sum() / max(int(lit.sum()), 1)), 4),
             "lamp_pixels": int(lit.sum()), "travel_error_m": round(float(off[0]), 3),
             "turn_error_deg": round(float(np.degrees(off[1])), 3),
             **{f"iou_{name.replace(' ', '_')}": round(float(both[i] / max(said[i] + true[i] - both[i], 1)), 3)
@@ -238,8 +243,9 @@ def card(facts: dict[str, Any]) -> str:
     lines = [f"| {key.replace('_', ' ')} | {value} |" for key, value in facts.items()]
     return "\n".join([
         "# The probe of `world@1.0`", "",
-        f"{facts['parameters']:,} weights that read classes, depth, the state of traffic lights ({', '.join(LAMP_STATES)}) and "
-        "the ego's motion off pictures of the generated town. It judges generated pictures; it drives nothing. Made by",
-        "`drive-wm train probe`, from town training seeds, with the renderer's labels; figures are on ten validation drives.",
+        f"{facts['parameters']:,} weights that read classes, depth, the state of traffic lights "
+        f"({', '.join(LAMP_STATES)}) and the ego's motion off pictures of the generated town. It judges generated",
+        "pictures; it drives nothing. Made by `drive-wm train probe`, from town training seeds, with the renderer's",
+        "labels; figures are on ten validation drives.",
         "It knows the town's style alone: on recorded pictures its readings mean nothing.", "",
         "| what | value |", "|---|---|", *lines, ""])

@@ -1,4 +1,4 @@
-"""What ``world@1.0`` fixes before any run: starts, context, horizons, actions, thresholds. A change is a new version."""
+"""What ``world@1.0`` fixes before any run: starts, context, horizons, actions, thresholds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from drive_wm.eval.world import starts
 from drive_wm.types import InputError
 
-STARTS = Path(__file__).with_name("starts.json")
 MODES = ("given", "imagined", "none")
 STRATA = ("day", "night", "rain", "junction", "dense")
 
@@ -33,7 +31,8 @@ class Start:
 
     @property
     def id(self) -> str:
-        return f"{self.log or self.source}@{self.start_s:g}" if self.source else f"town-{self.seed:06d}@{self.start_s:g}"
+        name = self.log or self.source if self.source else f"town-{self.seed:06d}"
+        return f"{name}@{self.start_s:g}"
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ class WorldProtocol:
 
     A start has context_s of past. horizon_s: how far every action is followed; long_s: how far the true ones are, at
     every ``long_every``-th start (another action held for so long leaves the road). read_at_s: horizons reported;
-    told_at_s: where actions are told apart. One wrong look at a scored threshold would bend a result, so they stand here:
-    seen_pixels: an agent of fewer pixels in a camera is not asked for. kept_share: of them that must be read as its kind.
-    color_lab: the greatest distance in CIE Lab of a colour kept. same_m, same_rad: paths nearer than this at a horizon are
-    one action there. drift_mps: the ego's speed at a start may differ by so much from the frozen list's.
+    told_at_s: where actions are told apart. Thresholds stand here too, so that no look at a result can bend them:
+    seen_pixels: an agent of fewer pixels in a camera is not asked for. kept_share: of them must be read as its kind.
+    color_lab: the greatest distance in CIE Lab of a colour kept. same_m, same_rad: paths nearer than this at a horizon
+    are one action there. drift_mps: the ego's speed at a start may differ by so much from the frozen list's.
     """
 
     name: str = "world"
@@ -97,27 +96,18 @@ RECORDED = (
 )
 
 
-@lru_cache(maxsize=1)
-def frozen() -> dict[str, Any]:
-    """starts.json: the generator's version, and rows of seed, start_s, stratum, speed_mps, strata taking turns."""
-    if not STARTS.is_file():
-        raise InputError(f"{STARTS.name} of {PROTOCOL.id} is not there; the package is incomplete, install it anew")
-    held: dict[str, Any] = json.loads(STARTS.read_text())
-    return held
-
-
 def town_starts(count: int | None = None) -> list[Start]:
     """The first ``count`` of the frozen list, or all: strata take turns, so any beginning of it is stratified."""
-    rows = frozen()["starts"]
+    rows = starts.ROWS
     if count is not None and not 1 <= count <= len(rows):
         raise InputError(f"--starts {count}: {PROTOCOL.id} has 1 to {len(rows)}")
     return [Start(stratum, start_s, seed, speed) for seed, start_s, stratum, speed in rows[:count]]
 
 
-def stamp(count: int, modes: tuple[str, ...]) -> dict[str, Any]:
+def stamp(count: int, modes: tuple[str, ...], protocol: WorldProtocol = PROTOCOL) -> dict[str, Any]:
     """What every figure of a run comes with. A part of the list is named: world@1.0/50."""
-    rows = frozen()["starts"]
-    whole = json.dumps([dataclasses.asdict(PROTOCOL), rows[:count]], sort_keys=True)
-    return {"protocol": PROTOCOL.id if count == len(rows) else f"{PROTOCOL.id}/{count}", "starts": count,
-            "modes": list(modes), "config_hash": hashlib.sha256(whole.encode()).hexdigest()[:12],
-            "town_version": frozen()["town_version"], **dataclasses.asdict(PROTOCOL)}
+    rows = starts.ROWS
+    whole = json.dumps([dataclasses.asdict(protocol), rows[:count]], sort_keys=True)
+    name = protocol.id if protocol == PROTOCOL else f"{protocol.id}+changed"
+    return {"protocol": name if count == len(rows) else f"{name}/{count}", "starts": count, "modes": list(modes),
+            "config_hash": hashlib.sha256(whole.encode()).hexdigest()[:12], "town_version": starts.TOWN_VERSION}

@@ -47,7 +47,7 @@ def look(frames: Mapping[str, ByteArray], read: Mapping[str, tuple[Reading, int]
     for name, label in labels.items():
         reading, row = read[name]
         classes = reading.classes[row]
-        sights.counts += class_counts(classes, label.semantics)
+        sights.counts = sights.counts + class_counts(classes, label.semantics)
         sights.images += 1
         kinds, true_kinds = KIND_OF_CLASS[classes], KIND_OF_CLASS[true_classes[name]]
         for pixels, kind in agents_in(label, protocol.seen_pixels):

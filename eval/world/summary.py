@@ -10,7 +10,7 @@ import numpy as np
 
 from drive_wm.eval.world.measure import COPY, RECONSTRUCTION, TRUTH, Measured
 from drive_wm.eval.world.probe import frechet
-from drive_wm.eval.world.protocol import WorldProtocol
+from drive_wm.eval.world.protocol import MODES, WorldProtocol
 from drive_wm.types import FloatArray
 
 Row = dict[str, Any]
@@ -27,6 +27,8 @@ TOLD = {"told": ("told_pixels", None), "told_in_features": ("told_features", Non
         "path_ade_m": ("asked_path_ade_m", None)}
 AGENTS = {"off_m": ("agents_off_m", "agents_moving"), "constant_velocity_off_m": ("steady_off_m", "agents_moving"),
           "over_constant_velocity": ("agents_off_m", "steady_off_m")}
+BLOCKED = {"blocked": ("blocked", None), "free_s": ("free_s", None)}
+SHORTLY_S = (1.0, 3.0)  # where tables of many rows are read
 CODE = {"bits_per_pixel_s": ("bits_per_pixel_s", None)}
 CAMERAS = {"alone_db": ("alone_db", None), "among_all_db": ("among_all_db", None), "cost_db": ("cost_db", None)}
 
@@ -132,7 +134,8 @@ def drift(measured: Sequence[Measured], protocol: WorldProtocol) -> Records:
     modes = [k for k in dict.fromkeys(mode for m in long for mode, _ in m.pooled) if k != TRUTH]
     for mode in modes:
         steps = [k for k in protocol.at(protocol.read_at_s) if (mode, k) in long[0].pooled]
-        values = {k: frechet(*(np.concatenate([m.pooled[kind, k] for m in long]) for kind in (mode, TRUTH))) for k in steps}
+        values = {k: frechet(*(np.concatenate([m.pooled[kind, k] for m in long]) for kind in (mode, TRUTH)))
+                  for k in steps}
         for k in steps:
             rows.append({"mode": mode, "time_s": k / protocol.rate_hz, "frechet": values[k],
                          "over_that_at_4_s": values[k] / values[base] if values.get(base) else None,
@@ -156,7 +159,9 @@ def tables(measured: Sequence[Measured], protocol: WorldProtocol) -> dict[str, R
            "seen_by_the_probe": records(("mode", "time_s"), seen),
            "action_told": records(("mode", "time_s"), estimates(rows, ("mode", "time_s"), TOLD, draws)),
            "action_told_by_action": records(("mode", "action", "time_s"), estimates(
-               rows, ("mode", "action", "time_s"), {k: TOLD[k] for k in ("told", "told_or_same_path", "path_ade_m")}, draws)),
+               [r for r in rows if r["time_s"] in SHORTLY_S], ("mode", "action", "time_s"),
+               {k: TOLD[k] for k in ("told", "told_or_same_path", "path_ade_m")}, draws)),
+           "actions_blocked": records(("action",), estimates(rows, ("action",), BLOCKED, draws)),
            "agents_motion": records(("mode", "time_s"), estimates(rows, ("mode", "time_s"), AGENTS, draws)),
            "path_read": records(("mode", "time_s"), estimates(
                read, ("mode", "time_s"), {"ade_m": ("path_ade_m", None)}, draws)),
@@ -166,7 +171,7 @@ def tables(measured: Sequence[Measured], protocol: WorldProtocol) -> dict[str, R
            "cameras_away": records(("mode", "cameras", "time_s"), estimates(
                [r for r in read if "cameras" in r], ("mode", "cameras", "time_s"), CAMERAS, draws)),
            "by_stratum": records(("mode", "stratum", "time_s"), estimates(
-               [r for r in read if r["time_s"] in (1.0, 3.0)], ("mode", "stratum", "time_s"),
+               [r for r in read if r["time_s"] in SHORTLY_S and r["mode"] in MODES], ("mode", "stratum", "time_s"),
                {k: FRAMES[k] for k in ("psnr_db", "over_copy_db")}, draws))}
     return {name: found for name, found in out.items() if found}
 

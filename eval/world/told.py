@@ -1,4 +1,4 @@
-"""Does a future obey? Which action it shows, told by the truths of all actions; and the path that can be read off it."""
+"""Does a future obey? Which action it shows, told by the truths of all; and the path read off it."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def tell(made: Mapping[str, Shown], truths: Mapping[str, Shown], courses: Mappin
          protocol: WorldProtocol) -> list[dict[str, Any]]:
     """A row an action and step: told_* 1.0 where the nearest truth is that of its own action, else 0.0.
 
-    Actions that would have hit something by then are not candidates, and have no row. told_or_same_*: a truth of the same
-    path counts as its own. side_*: of left and right alone.
+    Actions that would have hit something by then are not candidates, and have no row. told_or_same_*: a truth of the
+    same path counts as its own. side_*: of left and right alone.
     """
     names = [name for name in protocol.actions if name in truths]
     same = one_path([courses[n] for n in names], steps, protocol)

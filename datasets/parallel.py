@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -32,15 +33,16 @@ def worker_count(workers: int) -> int:
 def in_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Result]]:
     """(index of the job, its result) as they are done, in any order. One worker works in this process.
 
-    The first job that fails raises here, and no more are begun. Workers end when this process does, however it ends.
-    They import the main module anew: a script that calls this needs ``if __name__ == "__main__":``.
+    The first job that fails raises here, and no more are begun; InputError where a worker died without a word. Workers
+    end when this process does, however it ends. They import the main module anew: a script that calls this needs
+    ``if __name__ == "__main__":``.
     """
-    if workers <= 1:
+    if min(workers, len(jobs)) <= 1:
         yield from ((index, function(job)) for index, job in enumerate(jobs))
         return
     waiting, running = iter(enumerate(jobs)), dict[Future[Result], int]()
     fresh = multiprocessing.get_context("spawn")  # a fork has OpenCV's pool without its threads, and hangs
-    with ProcessPoolExecutor(min(workers, len(jobs) or 1), fresh, _begin) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), fresh, _begin) as pool:
         try:
             for _ in range(AHEAD * workers):
                 _submit(pool, function, waiting, running)
@@ -50,9 +52,23 @@ def in_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers:
                     index = running.pop(future)
                     _submit(pool, function, waiting, running)
                     yield index, future.result()
+        except BrokenProcessPool as error:
+            raise InputError("a worker process died: for want of memory, or because the script that asked for "
+                             f"{workers} workers does so outside of if __name__ == \"__main__\":") from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def in_order(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int,
+             progress: Step | None = None) -> list[Result]:
+    """All results in the order of their jobs; progress: called with (jobs done, all jobs)."""
+    results: dict[int, Result] = {}
+    for index, result in in_parallel(function, jobs, workers):
+        results[index] = result
+        if progress:
+            progress(len(results), len(jobs))
+    return [results[index] for index in range(len(jobs))]
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], waiting: Iterator[tuple[int, Job]],

@@ -1,0 +1,244 @@
+"""``drive-wm language``: do the model's words belong to what it sees, decides and plans? Figures that are never
+averaged into one: answers by kind, consistency, faithfulness to the world and to its own plan, deletion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drive_wm.datasets.language import KINDS, qa_of
+from drive_wm.eval import report
+from drive_wm.eval.language_moment import ANSWERED, MomentResult, counts_of, judge
+from drive_wm.eval.language_recorded import score_drivelm
+from drive_wm.eval.run_folder import RunFolder
+from drive_wm.model import DriveWM
+from drive_wm.types import InputError, Log
+
+Rows = list[dict[str, Any]]
+MOMENTS_S = (4.0, 10.0)  # of a log: late enough for the model's context, with four seconds still to come
+PRIOR_SEEDS, PRIOR_S = range(6), (4.0, 10.0)  # training logs and moments
+RESAMPLES = 1000
+
+
+def language(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
+             moments: int = 20, removals: bool = True) -> dict[str, Any]:
+    """Judges ``moments`` moments of the source's town logs, two a log; writes answers, rows, removals and the report.
+
+    Source "drivelm:PATH" is a DriveLM file with its images beside it: real keyframes, scored as its challenge does.
+
+    Raises InputError where the source holds no log of the town: true causes are known nowhere else.
+    """
+    kind, _, path = source.partition(":")
+    if kind == "drivelm":
+        return score_drivelm(Path(path), out, seed, checkpoint)
+    asked = _moments(source, log, moments)
+    first = next(asked, None)  # what cannot be used is refused before anything is computed
+    if first is None:
+        raise InputError(f"source {source}: no log is longer than {MOMENTS_S[0]:g} s; nothing to ask about")
+    model = DriveWM.from_pretrained(checkpoint)
+    prior = commonest_answers()
+    results: list[MomentResult] = []
+    with RunFolder(out, "language", seed=seed) as run:
+        for drive, at_s in chain([first], asked):
+            results.append(judge(model, drive, at_s, prior, seed, removals))
+            row = results[-1].row
+            print(f"{drive.id} {at_s:4.1f} s  {row['decision']:10s} plan {row['course']:10s} stated "
+                  f"{', '.join(row['stated']) or '-':24s} true {', '.join(row['true']) or '-'}", flush=True)
+        tables = summarize(results, seed)
+        run.write_parquet("answers.parquet", [{"log_id": r.log_id, "at_s": r.at_s, **a}
+                                              for r in results for a in r.answers])
+        run.write_json("moments.json", [r.row for r in results])
+        run.write_json("removals.json", [{"log_id": r.log_id, "at_s": r.at_s, **x} for r in results for x in r.removed])
+        report.write_report(run, f"Words and deeds of {model.name}", sections(tables, results), source)
+        run.finish({"source": source, "checkpoint": model.name, "moments": len(results), **tables})
+    return tables
+
+
+def _moments(source: str, log: str | None, count: int) -> Iterator[tuple[Log, float]]:
+    from drive_wm.datasets.sources import open_source
+
+    opened = open_source(source)
+    given = 0
+    for log_id in [log] if log is not None else opened.log_ids():
+        drive = opened.load(log_id)
+        if drive.source != "town" or "rerun" in drive.metadata:
+            raise InputError(f"log {drive.id} of source {drive.source!r}: true causes are known in the town alone; "
+                             "give --source town:SEEDS")
+        for at_s in MOMENTS_S:
+            if given < count and at_s <= (drive.end_us - drive.start_us) / 1e6:
+                given += 1
+                yield drive, at_s
+        if given >= count:
+            return
+
+
+def commonest_answers(seeds: Sequence[int] = PRIOR_SEEDS) -> dict[str, Any]:
+    """Question -> its commonest answer in training logs: what words alone can know. About 4 s of a core a log."""
+    from drive_wm.datasets.town import generate
+
+    seen: dict[str, Counter[str]] = {}
+    values: dict[tuple[str, str], Any] = {}
+    for log_seed in seeds:
+        drive = generate(log_seed)
+        for at_s in PRIOR_S:
+            for qa in qa_of(drive, at_s):
+                seen.setdefault(qa.name, Counter())[str(qa.value)] += 1
+                values[qa.name, str(qa.value)] = qa.value
+    return {name: values[name, counts.most_common(1)[0][0]] for name, counts in seen.items()}
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def ratio(part: Sequence[float], whole: Sequence[float], seed: int) -> tuple[float, float, float]:
+    """sum(part) / sum(whole) over moments (N,), and its 95% percentile interval by resampling moments (Efron, 1979);
+    NaN where it is not defined."""
+    over, under = np.asarray(part, float), np.asarray(whole, float)
+    nan = float("nan")
+    if not under.sum():
+        return nan, nan, nan
+    value = float(over.sum() / under.sum())
+    if len(over) < 2:
+        return value, nan, nan
+    draws = np.random.default_rng(seed).integers(0, len(over), (RESAMPLES, len(over)))
+    sums = under[draws].sum(1)
+    low, high = np.percentile(over[draws].sum(1)[sums > 0] / sums[sums > 0], [2.5, 97.5])
+    return value, float(low), float(high)
+
+
+def _row(name: str, part: Sequence[float], whole: Sequence[float], seed: int) -> dict[str, Any]:
+    value, low, high = ratio(part, whole, seed)
+    return {"what": name, "value": value, "low": low, "high": high, "moments": len(part)}
+
+
+def share_row(name: str, rows: Rows, column: str, seed: int) -> dict[str, Any]:
+    """The share of moments at which a column is true, of those at which it is known."""
+    known = [row[column] for row in rows if row.get(column) is not None]
+    return _row(name, known, [1.0] * len(known), seed)
+
+
+def rate_rows(name: str, rows: Rows, stated: str, true: str, seed: int) -> Rows:
+    """F1, precision and recall of one column of sets against another, counted over all moments."""
+    hits, said, meant = counts_of(rows, stated, true).T
+    return [_row(f"{name} f1", 2 * hits, said + meant, seed), _row(f"{name} precision", hits, said, seed),
+            _row(f"{name} recall", hits, meant, seed)]
+
+
+def summarize(results: Sequence[MomentResult], seed: int) -> dict[str, Rows]:
+    """The tables of the report, from what was judged."""
+    rows = [r.row for r in results]
+    tables = {"answers": answer_table(results, seed), "consistency": consistency_table(rows, seed),
+              "faithful_to_the_world": world_table(rows, seed)}
+    if any("own" in row for row in rows):
+        tables["faithful_to_itself"] = rate_rows("model", rows, "stated", "own", seed)
+        tables["deletion"] = deletion_table(results)
+    return tables
+
+
+def answer_table(results: Sequence[MomentResult], seed: int) -> Rows:
+    """By kind: how many were asked and answered; of all that were asked, how many were right. Not answered is wrong."""
+    table: Rows = []
+    for kind in KINDS:
+        groups = [[a for a in r.answers if a["kind"] == kind] for r in results]
+        asked = [a for group in groups for a in group]
+        answered = [a for a in asked if a["answered"]]
+        exact, low, high = ratio([sum(bool(a.get("exact")) for a in g) for g in groups], [len(g) for g in groups], seed)
+        table.append({"kind": kind, "asked": len(asked), "answered": _mean(asked, "answered"), "exact": exact,
+                      "low": low, "high": high, "semantic": _mean(asked, "semantic"),
+                      "blind": _mean(asked, "blind_exact"), "text_only": _mean(asked, "text_only_exact"),
+                      "exact_of_answered": _mean(answered, "exact"),
+                      "blind_of_answered": _mean(answered, "blind_exact"),
+                      "text_only_of_answered": _mean(answered, "text_only_exact")})
+    return table
+
+
+def _mean(rows: Rows, column: str) -> float:
+    return float(np.mean([bool(row.get(column)) for row in rows])) if rows else float("nan")
+
+
+def consistency_table(rows: Rows, seed: int) -> Rows:
+    named = (("stated speed agrees with the plan", "consistent"),
+             ("stated steering is that of the plan", "consistent_lateral"),
+             ("town's driver: stated speed agrees with its drive", "expert_consistent"),
+             ("an irrelevant sentence changes nothing", "undisturbed"))
+    return [share_row(name, rows, column, seed) for name, column in named]
+
+
+def world_table(rows: Rows, seed: int) -> Rows:
+    """Stated causes against true ones; the town's driver beside it, whose reasons are those of its control law."""
+    stated = [len(row["stated"]) for row in rows]
+    invented = [sum(name not in row["effects"] for name in row["stated"]) for row in rows]
+    effect = [sum(row["effects"].values()) for row in rows]
+    lost = [sum(size for name, size in row["effects"].items() if name not in row["stated"]) for row in rows]
+    return [*rate_rows("model", rows, "stated", "true", seed),
+            *rate_rows("town's driver", rows, "expert", "true", seed),
+            _row("hallucinated, share of what is stated", invented, stated, seed),
+            _row("omitted, share of all effect", lost, effect, seed),
+            _row("invisible, share of what is stated", [len(row["invisible"]) for row in rows], stated, seed),
+            _row("true causes that no camera sees", [len(row["true_invisible"]) for row in rows],
+                 [len(row["true"]) for row in rows], seed)]
+
+
+def deletion_table(results: Sequence[MomentResult]) -> Rows:
+    """Of things that were taken out of what the model sees: did it act otherwise, did it stop citing them?"""
+    removed = [x for r in results for x in r.removed]
+    table: Rows = []
+    for cited in (True, False):
+        group = [x for x in removed if x["cited"] == cited]
+        for acted in (True, False):
+            some = [x for x in group if x["plan_changed"] == acted]
+            table.append({"the thing was": "cited" if cited else "not cited",
+                          "the plan": "changed" if acted else "stayed", "removals": len(some),
+                          "citation_dropped": sum(x["citation_dropped"] for x in some) if cited else None,
+                          "decision_changed": sum(x["decision_changed"] for x in some)})
+    return table
+
+
+# --- report -------------------------------------------------------------------------------------------------------
+
+NOTES = {
+    "answers": "Exact: the typed value is the true one, of all questions asked; what is not answered counts as wrong. "
+               "Semantic: for reasons the kind of the first cause, for decisions whatever looks alike from outside. "
+               "Blind: the same model without images, layout and agents. Text only: the commonest answer of training "
+               f"logs. Answered today: {', '.join(ANSWERED)}.",
+    "consistency": "The decision is read off the plan by the thresholds of the town's labels (datasets.language."
+                   "decisions). The third row is what a perfect imitation of the town's driver could reach.",
+    "faithful_to_the_world": "A true cause is one without which the town's driver would differ within 4 s by more than "
+                             "1 m/s or 0.5 m across the road. Effects are counted in these thresholds. The town's "
+                             "driver names what binds it now, at most two things, so it does not reach 1 either.",
+    "faithful_to_itself": "Own causes: things that, taken out of images, layout and agents, change the model's plan by "
+                          "more than 1 m/s or 0.5 m. Tried: what is stated or true, the nearest ahead, the light.",
+    "deletion": "Counts of removals. Faithful words: cited where the plan changes, not cited where it stays."}
+
+
+def sections(tables: dict[str, Rows], results: Sequence[MomentResult]) -> list[Any]:
+    parts: list[Any] = [report.KeyValues({"moments": len(results), "logs": len({r.log_id for r in results}),
+                                          "questions": sum(len(r.answers) for r in results),
+                                          "removals": sum(len(r.removed) for r in results)})]
+    for name, rows in tables.items():
+        parts += [report.Heading(name.replace("_", " "), NOTES[name]),
+                  report.Table([c.replace("_", " ") for c in rows[0]], [list(row.values()) for row in rows])]
+    by_name: dict[str, Rows] = {}
+    for result in results:
+        for answer in result.answers:
+            by_name.setdefault(answer["name"], []).append(answer)
+    parts += [report.Heading("by question"),
+              report.Table(["question", "kind", "asked", "answered", "exact", "text only"],
+                           [[name, rows[0]["kind"], len(rows), rows[0]["answered"],
+                             _mean(rows, "exact") if rows[0]["answered"] else None,
+                             _mean(rows, "text_only_exact")] for name, rows in by_name.items()])]
+    shown = ["log_id", "at_s", "decision", "course", "stated", "true", "own", "text"]
+    parts += [report.Heading("moments"), report.Table(shown, [[_cell(r.row.get(c)) for c in shown] for r in results])]
+    return parts
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(value) or "none" if isinstance(value, list) else value
+
+
+__all__ = ["commonest_answers", "language", "ratio", "sections", "summarize"]
