@@ -43,9 +43,9 @@ LATERAL = ("keep", "nudge left", "nudge right", "turn left", "turn right", "chan
 CAUSE_KINDS = ("none", "lead vehicle", "pedestrian", "red light", "stop sign", "give way", "bend", "speed limit",
                "obstacle", "free road", "route")
 MARKINGS = ("white solid", "white dashed", "yellow solid", "yellow dashed", "curb", "stop line", "none")
-PROP_KINDS = ("building", "tree", "pole", "traffic_light", "sign", "hedge", "object", "conifer", "shrub", "lamp", "bench",
-              "bin", "hydrant", "bollard", "bus_stop", "cone", "barrier", "stop_sign", "give_way_sign", "speed_sign",
-              "roundabout_sign", "crossing_sign")
+PROP_KINDS = ("building", "tree", "pole", "traffic_light", "sign", "hedge", "object", "conifer", "shrub", "lamp",
+              "bench", "bin", "hydrant", "bollard", "bus_stop", "cone", "barrier", "stop_sign", "give_way_sign",
+              "speed_sign", "roundabout_sign", "crossing_sign")
 
 
 # --- sensors ------------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def claim_order(run: RunFolder, order: Order, log_ids: Sequence[str], resume: bo
         other = sorted(k for k in said["order"] if before.get("order", {}).get(k) != said["order"][k])
         other += ["logs"] if before.get("logs") != said["logs"] else []
         if other:
-            raise InputError(f"--resume {run.path}: begun with other {', '.join(other)}; give the same, or a new folder")
+            raise InputError(f"--resume {run.path}: begun with other {', '.join(other)}; give the same or a new folder")
     run.write_json("order.json", said)
 
 

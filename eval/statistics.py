@@ -12,7 +12,7 @@ import numpy as np
 
 from drive_wm.types import FloatArray
 
-RESAMPLES = 2000
+RESAMPLES, LEAST_DEFINED = 2000, 0.9
 EXACT_UP_TO = 12  # pairs; beyond, sign flips are drawn
 
 
@@ -111,7 +111,8 @@ def agreement(reference: FloatArray, simulated: FloatArray, seed: int = 0,
     """Scores (P, L) of P planners on L logs in two simulators -> measure -> value, low, high.
 
     A planner's score is its mean over logs; the 95% intervals are the percentile bootstrap over logs, of all planners
-    at once (they drove the same ones). Resamples in which a measure is not defined are left out of its interval.
+    at once, as they drove the same ones. Resamples in which a measure is not defined are left out; there is no interval
+    where those are more than a tenth.
     """
     draws = np.random.default_rng(seed).integers(0, reference.shape[1], (resamples, reference.shape[1]))
     out = {}
@@ -119,6 +120,7 @@ def agreement(reference: FloatArray, simulated: FloatArray, seed: int = 0,
         value = measure(reference.mean(1), simulated.mean(1))
         drawn = np.array([measure(reference[:, d].mean(1), simulated[:, d].mean(1)) for d in draws])
         drawn = drawn[np.isfinite(drawn)]
-        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (float("nan"), float("nan"))
+        enough = len(drawn) > LEAST_DEFINED * resamples
+        low, high = np.percentile(drawn, [2.5, 97.5]) if enough else (float("nan"), float("nan"))
         out[name] = (value, float(low), float(high))
     return out

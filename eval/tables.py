@@ -128,4 +128,4 @@ def protocol_sections(marked: Row) -> list[Any]:
     body = [[name, json.dumps(value)] for name, value in marked["vehicle_parameters"].items() if name != "name"]
     return [report.Heading("Protocol", "All of it is in protocol.json, with the list of clips."),
             report.KeyValues(facts), report.Table(["sub-score", "threshold", "value"], rows),
-            report.Table([f"vehicle {marked['vehicle']}", "value"], body, "Dimensions in metres; the tracker's weights.")]
+            report.Table([f"vehicle {marked['vehicle']}", "value"], body, "Dimensions in metres; the tracker's.")]

@@ -33,8 +33,9 @@ def poses(sim: Simulation) -> tuple[FloatArray, FloatArray]:
     at = np.minimum(np.maximum(sim.state.ps / STEP_M, 0.0), sim.walks.shape[1] - 2)
     k, rows = at.astype(int), np.arange(len(at))
     here, after = sim.walks[rows, k], sim.walks[rows, k + 1]
-    aside = sim.state.pd[:, None] * np.stack([-np.sin(here[:, YAW]), np.cos(here[:, YAW])], -1)
-    return here[:, :2] + (after[:, :2] - here[:, :2]) * (at - k)[:, None] + aside, here[:, YAW]
+    now = here[:, : YAW + 1] + (after[:, : YAW + 1] - here[:, : YAW + 1]) * (at - k)[:, None]
+    aside = sim.state.pd[:, None] * np.stack([-np.sin(now[:, YAW]), np.cos(now[:, YAW])], -1)
+    return now[:, :2] + aside, now[:, YAW]
 
 
 def decide(sim: Simulation) -> None:
