@@ -90,7 +90,7 @@ def test_boxes_move_along_their_own_heading(seed: int) -> None:
 
 def test_the_ego_crosses_no_line_while_its_light_is_red() -> None:
     crossed = 0
-    for seed in SEEDS:
+    for seed in range(300, 308):
         d = drive(seed)
         sim, record = d.simulation, d.simulation.record
         since, way = sim.taken[-1]  # arc lengths count along the way that it was on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from drive_wm.eval.run_folder import RunFolder, plain
 from drive_wm.eval.world.aims import reached
 from drive_wm.eval.world.measure import COPY, Job, Measured, measure
 from drive_wm.eval.world.parts import read_part, write_part
-from drive_wm.eval.world.probe import Probe
+from drive_wm.eval.world.probe import SHIPPED, Probe
 from drive_wm.eval.world.protocol import MODES, PROTOCOL, RECORDED, Start, WorldProtocol, stamp, town_starts
 from drive_wm.eval.world.summary import Records, shown, tables
 from drive_wm.media import write_png
@@ -73,7 +74,8 @@ def evaluate_world(out: Path, checkpoint: str = "tiny", seed: int = 0, starts: i
     jobs = [Job(s, checkpoint, protocol, chosen, seed, i % protocol.long_every == 0) for i, s in enumerate(town)]
     jobs += [Job(s, checkpoint, protocol, chosen, seed, False, str(recorded)) for s in real]
     with RunFolder(out, "evaluate-world", seed=seed, resume=resume) as run:
-        stamped = stamp(len(town), chosen, protocol)
+        weights = hashlib.sha256((SHIPPED / "probe.safetensors").read_bytes()).hexdigest()[:12]
+        stamped = {**stamp(len(town), chosen, protocol), "probe": weights}
         claim_order(run, {"stamp": stamped, "checkpoint": checkpoint, "seed": seed,
                           "recorded": [s.id for s in real]}, resume)
         measured = measure_all(run, jobs, workers)
@@ -131,13 +133,13 @@ def write(run: RunFolder, town: Sequence[Measured], real: Sequence[Measured], st
     name = DriveWM.from_pretrained(checkpoint).name
     long = len(range(0, len(town), protocol.long_every))
     facts = {"protocol": stamped["protocol"], "checkpoint": name, "starts": len(town), "of them to the end": long,
-             "configuration": stamped["config_hash"]}
+             "configuration": stamped["config_hash"], "probe": stamped["probe"]}
     sections: list[Any] = [report.KeyValues(facts), report.Text(MODE_NOTE),
                            report.Heading("Aims", "Floor and goal were set before the run."), table_of(aims),
                            curves(made, protocol)]
     for title, table in {**made, **real_made}.items():
         note = NOTES.get(title.removeprefix("recorded: "), "")
-        sections += [report.Heading(title.replace("_", " "), note), table_of(table)]
+        sections += [report.Heading(title.replace("_", " ").capitalize(), note), table_of(table)]
     sections += sheets(run, [*town], run.seed)
     sections += [report.Heading("Recorded drives")] if real else []
     sections += [picture(run, m, "recorded") for m in real if m.sheet is not None]

@@ -31,6 +31,7 @@ WIDTHS = (32, 64, 80)  # at strides 2, 4, 8
 NEAREST_M, FARTHEST_M = 1.0, 120.0  # depth is read as its logarithm between these
 MOTION_SCALE = (4.0, 0.12)  # of the outputs: metres and radians a step of half a second
 MOTION_GRID = (4, 7)
+REACH = (3, 6)  # rows, columns at stride 4: how far apart the same thing is looked for in two steps
 BATCH = 96
 
 
@@ -62,7 +63,8 @@ class ProbeNet(nn.Module):
         self.head = nn.Conv2d(a, 4 * sum(self.outputs), 1)
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(c))  # of the stride-8 features, which are given with unit variance
-        self.motion_in = nn.Conv2d(4 * b, 48, 3, stride=2, padding=1)
+        shifts = (2 * REACH[0] + 1) * (2 * REACH[1] + 1)
+        self.motion_in = nn.Conv2d(2 * b + shifts, 48, 3, stride=2, padding=1)
         self.motion_mix = nn.Conv2d(48, 24, 3, padding=1)
         cells = MOTION_GRID[0] * MOTION_GRID[1]
         self.motion_out = nn.Sequential(nn.Linear(24 * cells, 48), nn.GELU(), nn.Linear(48, 2))
@@ -84,10 +86,20 @@ class ProbeNet(nn.Module):
 
     def motion(self, before: Tensor, after: Tensor) -> Tensor:
         """Stride-4 features (N, c, h, w) of the front camera, before and after -> (N, 2) metres and radians moved."""
-        pair = torch.cat([before, after, after - before, before * after], 1)
+        pair = torch.cat([before, after, correlation(before, after)], 1)
         x = F.gelu(self.motion_mix(F.gelu(self.motion_in(pair))))
         scale = torch.tensor(MOTION_SCALE, device=x.device, dtype=x.dtype)
         return self.motion_out(F.adaptive_avg_pool2d(x, MOTION_GRID).flatten(1)) * scale
+
+
+def correlation(before: Tensor, after: Tensor) -> Tensor:
+    """(N, c, h, w) each -> (N, shifts, h, w): cosine of a place with every place within REACH a step later."""
+    before, after = F.normalize(before, dim=1), F.normalize(after, dim=1)
+    rows, columns = REACH
+    h, w = before.shape[2:]
+    wide = F.pad(after, (columns, columns, rows, rows))
+    return torch.stack([(before * wide[:, :, y:y + h, x:x + w]).sum(1)
+                        for y in range(2 * rows + 1) for x in range(2 * columns + 1)], 1)
 
 
 @dataclass(frozen=True)

@@ -187,12 +187,14 @@ def context_lengths(rows: Sequence[Row], protocol: WorldProtocol) -> Records:
 
 
 def records(keys: Sequence[str], found: Mapping[tuple[Any, ...], Mapping[str, Estimate]]) -> Records:
-    """Rows of plain values: a metric, its _low and _high, and from how many logs."""
+    """Rows of plain values: a metric, its _low and _high, and from how many logs; None where a row lacks one."""
+    names = max((list(values) for values in found.values()), key=len, default=[])
     out = []
     for group, values in found.items():
         row: Row = dict(zip(keys, group))
-        for name, one in values.items():
-            row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+        for name in names:
+            one = values.get(name)
+            row |= {name: one and one.value, f"{name}_low": one and one.low, f"{name}_high": one and one.high}
         row["logs"] = max((one.logs for one in values.values()), default=0)
         out.append(row)
     return out
