@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from drive_wm.cli import _do, run
+from drive_wm.cli import run
+from drive_wm.cli.shared import do
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.types import InputError
 
@@ -79,7 +80,7 @@ def test_a_run_that_fails_leaves_nothing_and_a_training_keeps_its_checkpoints(tm
 
     for command, kept in (("plan", False), ("train-world", True)):
         with pytest.raises(InputError, match="broken"):
-            _do(command, tmp_path / command, False, fail, command=command)
+            do(command, tmp_path / command, False, fail, command=command)
         assert (tmp_path / command / "half.txt").exists() == kept and (tmp_path / command).exists() == kept
 
 
@@ -92,9 +93,9 @@ def test_a_run_that_is_refused_leaves_the_earlier_one(tmp_path: Path) -> None:
         RunFolder(out, "plan")
 
     with pytest.raises(InputError, match="--overwrite"):
-        _do("plan", tmp_path / "run", False, again)
+        do("plan", tmp_path / "run", False, again)
     assert (tmp_path / "run" / "result.txt").exists()
-    _do("plan", tmp_path / "run", True, again)
+    do("plan", tmp_path / "run", True, again)
     assert not (tmp_path / "run" / "result.txt").exists()
 
 
@@ -103,7 +104,7 @@ def test_results_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         rows = [{"planner": "[idm]", "score": 0.5}, {"planner": "direct", "score": None}]
         RunFolder(out, "evaluate").finish({"log": "x", "planners": rows})
 
-    _do("evaluate", tmp_path / "run", False, work)
+    do("evaluate", tmp_path / "run", False, work)
     out = capsys.readouterr().out
     assert f"run folder: {tmp_path / 'run'}" in out and "[idm]" in out and "0.500" in out and "–" in out
 
@@ -113,7 +114,7 @@ def test_a_wide_table_is_turned(tmp_path: Path, capsys: pytest.CaptureFixture[st
         row = {f"score_{i}": i + 0.5 for i in range(9)}
         RunFolder(out, "evaluate").finish({"rows": [{"planner": "a", **row}, {"planner": "b", **row}]})
 
-    _do("evaluate", tmp_path / "run", False, work)
+    do("evaluate", tmp_path / "run", False, work)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["planner", "a", "b"] in lines and ["score", "8", "8.50", "8.50"] in lines
 

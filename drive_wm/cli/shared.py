@@ -1,0 +1,124 @@
+"""What every command does around its work: the run folder, the table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def do(command: str, out: Path | None, overwrite: bool, function: str | Callable[..., Any], /,
+        **options: Any) -> None:
+    """Calls ``function(out=..., **options)``, "module:name" imported now, and shows what its run folder says.
+
+    A run that fails leaves nothing half-written behind; only a training keeps its checkpoints.
+    """
+    from drive_wm.config import load_object
+    from drive_wm.eval.run_folder import clear_run, next_folder, read_summary
+
+    folder = out or next_folder(command)
+    if overwrite:
+        clear_run(folder, command)
+    call = load_object(function) if isinstance(function, str) else function
+    print(f"run folder: {folder}", flush=True)
+    with nothing_half_written(folder, command):
+        answer = call(out=folder, **options)
+    summary = read_summary(folder)
+    results = summary["results"] if summary is not None else answer
+    if isinstance(results, Mapping):
+        show_results(command, results)
+    if (folder / "report.html").is_file():
+        print(f"report: {folder / 'report.html'}")
+
+
+def resumable(out: Path | None, resume: bool) -> None:
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, the folder of the run to continue")
+
+
+@contextmanager
+def nothing_half_written(folder: Path, command: str) -> Iterator[None]:
+    from drive_wm.eval.run_folder import clear_run, read_summary
+
+    before = read_summary(folder) if folder.is_dir() else None
+    try:
+        yield
+    except BaseException:
+        after = read_summary(folder) if folder.is_dir() else None
+        started = after is not None and not after["complete"] and after != before
+        if started and not command.startswith(("train-", "evaluate", "validity")):
+            clear_run(folder, command)
+        raise
+
+
+def drives(source: str | list[str], log: str | None) -> tuple[Any, list[str]]:
+    """The opened source, and the ids asked for: the one named, or all."""
+    from drive_wm.datasets.sources import open_source
+    from drive_wm.types import InputError
+
+    opened = open_source(source)
+    ids = [log] if log is not None else opened.log_ids()
+    if not ids:
+        raise InputError(f"source {source if isinstance(source, str) else ', '.join(source)}: holds no drive")
+    return opened, ids
+
+
+def show_results(title: str, results: Mapping[str, Any]) -> None:
+    """Plain values as one table, every list of records as a table of its own."""
+    tables = {key: value for key, value in results.items()
+              if isinstance(value, list) and value and all(isinstance(row, dict) for row in value)}
+    facts(title, {key: value for key, value in results.items() if key not in tables})
+    for name, rows in tables.items():
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table(name.replace("_", " "), columns, [[row.get(column) for column in columns] for row in rows])
+
+
+def sections(results: Mapping[str, Any]) -> list[Any]:
+    """What ``show_results`` prints, as sections of a report."""
+    from drive_wm.eval.report import Heading, KeyValues, Table
+
+    tables = {key: value for key, value in results.items() if isinstance(value, list)}
+    sections: list[Any] = [KeyValues({key: value for key, value in results.items() if key not in tables})]
+    for name, rows in tables.items():
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        sections += [Heading(name.replace("_", " ")), Table(columns, [[row.get(c) for c in columns] for row in rows])]
+    return sections
+
+
+def facts(title: str, facts: Mapping[str, Any]) -> None:
+    if facts:
+        table(title, ["", ""], [(key, say(value)) for key, value in facts.items()])
+
+
+def say(value: Any) -> str:
+    from drive_wm.eval.report import cell
+
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {say(item)}" for key, item in value.items())
+    return ", ".join(map(say, value)) or "none" if isinstance(value, (list, tuple)) else cell(value)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table; one of many columns is turned, so that it fits into a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from drive_wm.eval.report import Table as Values
+    from drive_wm.eval.report import cells, numeric_columns
+
+    values = Values(columns, [[say(v) if isinstance(v, (list, tuple, Mapping)) else v for v in row] for row in rows])
+    texts, numbers = cells(values), numeric_columns(values)
+    heads = [column.replace("_", " ") for column in columns]
+    if turned := len(heads) > 8 >= len(rows):
+        heads, *texts = [list(line) for line in zip(*[heads, *texts])]
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(heads))
+    for i, head in enumerate(heads):
+        right = i > 0 and (turned or i in numbers)
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for line in texts:
+        table.add_row(*line)
+    Console(highlight=False, markup=False).print(table)
