@@ -7,12 +7,12 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from drive_wm.datasets.town import generate, people, rerun, streets
+from drive_wm.datasets.town import generate, overlapping, people, rerun, streets
 from drive_wm.datasets.town.cast import EGO_CENTER_M
 from drive_wm.datasets.town.drive import Drive, junctions_entered, prepare
 from drive_wm.datasets.town.guard import faults
 from drive_wm.geometry import points_in_polygon
-from drive_wm.types import Log
+from drive_wm.types import Log, Track
 
 SEED, REDRAWN = 300, 739
 TURNS_AT_A_LIGHT = 110301
@@ -88,3 +88,18 @@ def test_whoever_walks_to_a_crossing_stays_off_the_road_until_it(seed: int) -> N
             off = line[(arc <= gate.begin_m + 1e-6) | (arc >= gate.end_m - 1e-6)]
             inside = [int(points_in_polygon(off, polygon).sum()) for polygon in road]
             assert not any(inside), (junction.index, a)
+
+
+def standing(name: str, x: float) -> Track:
+    """A car that stands at x for three steps."""
+    return Track(name, "car", np.array([4.5, 1.8, 1.5]), np.arange(3) * 100_000, np.tile([x, 0.0, 0.75], (3, 1)),
+                 np.zeros(3), np.ones(3, bool))
+
+
+def test_traffic_that_stands_through_a_whole_log_is_checked_too() -> None:
+    """What was placed once may touch; who drives may not, whether it ever moved or not."""
+    away = np.tile([100.0, 0.0, 0.0], (3, 1))
+    size = (4.5, 1.8, 1.5)
+    assert overlapping([standing("parked-000", 0.0), standing("standing-00", 2.0)], away, size) == set()
+    assert overlapping([standing("standing-00", 0.0), standing("vehicle-001", 2.0)], away, size) == {1}
+    assert overlapping([standing("standing-00", 0.0), standing("vehicle-001", 5.0)], away, size) == set()

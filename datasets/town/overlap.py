@@ -8,6 +8,9 @@ from drive_wm.geometry import box_corners
 from drive_wm.types import BoolArray, FloatArray, Track
 
 
+TRAFFIC = ("vehicle", "pedestrian", "emergency")  # what may move, though it stand through a whole log
+
+
 def overlapping(
     tracks: list[Track], ego_xyyaw: FloatArray, ego_lwh_m: tuple[float, float, float], margin_m: float = 0.1
 ) -> set[int]:
@@ -15,7 +18,8 @@ def overlapping(
     pose = np.stack([ego_xyyaw] + [np.concatenate([t.position_m[:, :2], t.yaw_rad[:, None]], -1) for t in tracks])
     lwh = np.array([ego_lwh_m] + [tuple(t.size_lwh_m) for t in tracks])
     valid = np.stack([np.ones(len(ego_xyyaw), bool)] + [t.valid for t in tracks])
-    moving = np.array([True] + [bool(np.ptp(t.position_m[:, :2], axis=0).any()) for t in tracks])
+    moving = np.array([True] + [t.id.startswith(TRAFFIC) or bool(np.ptp(t.position_m[:, :2], axis=0).any())
+                                for t in tracks])
     radius = np.hypot(lwh[:, 0], lwh[:, 1]) / 2
     lost: set[int] = set()
     low, high = pose[:, :, :2].min(1) - radius[:, None], pose[:, :, :2].max(1) + radius[:, None]
