@@ -252,12 +252,16 @@ def decimals_for(size: float) -> int:
 
 
 def cells(table: Table) -> list[list[str]]:
-    """The text of every cell; a column's floats share their number of decimals, so that they align."""
+    """The text of every cell; a column's floats share their number of decimals, so that they align.
+
+    Unless one is a thousand times another: then they are different things, and each is written by its own size.
+    """
     columns = []
     for i in range(len(table.columns)):
         values = [row[i] for row in table.rows]
         sizes = [abs(v) for v in values if is_float(v) and math.isfinite(v)]
-        columns.append([cell(value, decimals_for(max(sizes, default=0.0))) for value in values])
+        unlike = max(sizes, default=0.0) >= 1000 * min((size for size in sizes if size), default=1.0)
+        columns.append([cell(value, None if unlike else decimals_for(max(sizes, default=0.0))) for value in values])
     return [list(row) for row in zip(*columns)]
 
 

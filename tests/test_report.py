@@ -80,6 +80,8 @@ def test_missing_values_are_shown_as_missing_and_never_win(tmp_path: Path) -> No
     table = every_kind(tmp_path)[2]
     assert isinstance(table, r.Table)
     assert r.cells(table) == [["a", "10.0", "2.00"], ["b", "120.5", "–"], ["<c>", "0.0", "–"]]
+    speeds = r.Table(["what", "value"], [["images a second", 1147.2], ["seconds a step", 0.231]])
+    assert r.cells(speeds) == [["images a second", "1,147"], ["seconds a step", "0.231"]]
     assert r.best_rows(table) == {"progress (m)": {1}, "L2 (m)": {0}}
     assert r.best_rows(r.Table(["a"], [[1], [3], [2]], best={"a": "max"}, unranked=[1])) == {"a": {2}}
     assert r.best_rows(r.Table(["a"], [[None]], best={"a": "max"})) == {}
