@@ -119,6 +119,17 @@ def test_a_wide_table_is_turned(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert ["planner", "a", "b"] in lines and ["score", "8", "8.50", "8.50"] in lines
 
 
+def test_a_table_too_wide_is_cut_between_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(out: Path) -> None:
+        rows = [{"planner": f"p{k}", **{f"a_long_score_{i}": i + 0.5 for i in range(20)}} for k in range(9)]
+        RunFolder(out, "evaluate").finish({"rows": rows})
+
+    do("evaluate", tmp_path / "run", False, work)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "a long score 19: in the run folder" in " ".join(out.split())
+    assert any(line.split()[:3] == ["p8", "0.500", "1.50"] for line in out.splitlines() if line.split())
+
+
 def test_what_the_machine_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert run(["data", "town", "--logs", "1", "--out", str(tmp_path / "file" / "below")]) == 1

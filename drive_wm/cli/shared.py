@@ -102,7 +102,7 @@ def say(value: Any) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table; one of many columns is turned, so that it fits into a terminal."""
+    """Prints a table; of many columns it is turned, or cut where the terminal ends with what is left out named."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -115,10 +115,24 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     heads = [column.replace("_", " ") for column in columns]
     if turned := len(heads) > 8 >= len(rows):
         heads, *texts = [list(line) for line in zip(*[heads, *texts])]
+    console = Console(highlight=False, markup=False)
+    shown = columns_that_fit(heads, texts, console.width)
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(heads))
-    for i, head in enumerate(heads):
+    for i, head in enumerate(heads[:shown]):
         right = i > 0 and (turned or i in numbers)
         table.add_column(head, justify="right" if right else "left", overflow="fold")
     for line in texts:
-        table.add_row(*line)
-    Console(highlight=False, markup=False).print(table)
+        table.add_row(*line[:shown])
+    console.print(table)
+    if shown < len(heads):
+        console.print(f"  and {', '.join(heads[shown:])}: in the run folder, or in a wider terminal")
+
+
+def columns_that_fit(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
+    """How many columns can stand side by side without a word being broken; at least two."""
+    used = 2
+    for i, column in enumerate(zip(heads, *rows)):
+        used += 3 + max(max(map(len, text.split()), default=0) for text in column)
+        if used > width and i >= 2:
+            return i
+    return len(heads)
