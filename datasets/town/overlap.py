@@ -7,7 +7,6 @@ import numpy as np
 from drive_wm.geometry import box_corners
 from drive_wm.types import BoolArray, FloatArray, Track
 
-
 TRAFFIC = ("vehicle", "pedestrian", "emergency")  # what may move, though it stand through a whole log
 
 
