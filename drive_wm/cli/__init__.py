@@ -22,16 +22,19 @@ from drive_wm.cli.train import train
 app = group("A driving world model that one can train, question, steer and drive in.")
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
-for command in (use.generate, use.plan, use.explain):
-    app.command()(command)
+app.command("generate")(use.generate)
+app.command("plan")(use.plan)
+app.command("explain")(use.explain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
 app.command("evaluate-validity")(evaluate.validity)
 app.command("evaluate-world")(evaluate.evaluate_world)
 app.command("evaluate-language")(evaluate.language)
 app.command("evaluate-speed")(evaluate.speed)
-for command in (evaluate.benchmark, evaluate.serve, use.demo, use.info):
-    app.command()(command)
+app.command("benchmark")(evaluate.benchmark)
+app.command("serve")(evaluate.serve)
+app.command("demo")(use.demo)
+app.command("info")(use.info)
 
 
 def _show_version(asked: bool) -> None:

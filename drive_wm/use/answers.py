@@ -28,9 +28,13 @@ def plan_with(planner: str, scene: Scene, seed: int, checkpoint: str) -> Plan:
     from drive_wm.planners.base import check_plan
     from drive_wm.planners.registry import make_planner, takes_checkpoint
 
-    made = make_planner(planner, **({"checkpoint": checkpoint} if takes_checkpoint(planner) else {}))
-    made.reset(seed, scene.log if made.oracle else None)
-    return check_plan(made.plan(observation_of(scene, made.requires)))
+    options: dict[str, Any] = {"checkpoint": checkpoint} if takes_checkpoint(planner) else {}
+    made = make_planner(planner, **options)
+    try:
+        made.reset(seed, scene.log if made.oracle else None)
+        return check_plan(made.plan(observation_of(scene, made.requires)))
+    finally:
+        made.close()
 
 
 def front_camera(clip: Clip) -> str:
