@@ -28,7 +28,7 @@ def adapt_tokenizer() -> Any:
 
     data = DataConfig((), width=0, height=64, phases=5, batch_size=16, camera_dropout=0.0)
     return TokenizerRun("adapt_tokenizer", data=data,
-                        optimizer=OptimizerConfig(lr=5e-4, muon_lr=0.005, warmup=20, ema=0.99), steps=300,
+                        optimizer=OptimizerConfig(lr=5e-4, muon_lr=0.0, warmup=20, ema=0.99), steps=300,
                         checkpoint_every=100)
 
 
@@ -37,7 +37,7 @@ def adapt_world() -> Any:
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
     return WorldRun("adapt_world", data=DataConfig((), width=0, height=64, phases=5, batch_size=4),
-                    optimizer=OptimizerConfig(lr=3e-4, muon_lr=0.005, warmup=20, ema=0.99), steps=400,
+                    optimizer=OptimizerConfig(lr=3e-4, muon_lr=0.0, warmup=20, ema=0.99), steps=400,
                     checkpoint_every=100)
 
 
