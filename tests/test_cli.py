@@ -126,7 +126,7 @@ def test_a_table_too_wide_is_cut_between_columns(tmp_path: Path, capsys: pytest.
 
     do("evaluate", tmp_path / "run", False, work)
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80 and "a long score 19: in the run folder" in " ".join(out.split())
+    assert max(map(len, out.splitlines()[1:])) <= 80 and "a long score 19: in the run folder" in " ".join(out.split())
     assert any(line.split()[:3] == ["p8", "0.500", "1.50"] for line in out.splitlines() if line.split())
 
 

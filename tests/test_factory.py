@@ -108,7 +108,7 @@ def test_shards(tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = f"data town --logs 1 --first-seed 7 --workers 1 --rig dash --height 16 --duration 1 --out {tmp_path / 'set'}"
-    assert run(line.split()) == 0 and f"nuscenes:{tmp_path / 'set'}" in capsys.readouterr().out.replace("\n", "")
+    assert run(line.split()) == 0 and f"nuscenes:{tmp_path / 'set'}" in "".join(capsys.readouterr().out.split())
     assert NuScenesSource(tmp_path / "set").log_ids() == ["town-000007"]
     assert run(line.replace("--height 16", "--height 24").split()) == 1
     assert "height_px 16 (now 24)" in capsys.readouterr().err

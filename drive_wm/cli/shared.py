@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=any(heads))
     for i, head in enumerate(heads[:shown]):
         right = i > 0 and (turned or i in numbers)
-        table.add_column(head, justify="right" if right else "left", overflow="fold")
+        table.add_column(head, justify="right" if right else "left", overflow="fold",
+                         min_width=longest_word([head, *(line[i] for line in texts)]) if shown < len(heads) else None)
     for line in texts:
         table.add_row(*line[:shown])
     console.print(table)
@@ -128,11 +129,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         console.print(f"  and {', '.join(heads[shown:])}: in the run folder, or in a wider terminal")
 
 
+def longest_word(texts: Iterable[str]) -> int:
+    return max((len(word) for text in texts for word in text.split()), default=0)
+
+
 def columns_that_fit(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> int:
     """How many columns can stand side by side without a word being broken; at least two."""
     used = 2
     for i, column in enumerate(zip(heads, *rows)):
-        used += 3 + max(max(map(len, text.split()), default=0) for text in column)
+        used += 3 + longest_word(column)
         if used > width and i >= 2:
             return i
     return len(heads)
