@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tiny_tokenizer() -> Any:
-    """The shipped tokenizer: six cameras at 64 x 112 on the town."""
+    """A tokenizer of tiny's size: six cameras at 64 x 112 on the town. What made the shipped one is in its card."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun
 
     data = DataConfig(("town:0-299",), end_s=12.0, batch_size=8, camera_dropout=0.0)
@@ -15,7 +15,7 @@ def tiny_tokenizer() -> Any:
 
 
 def tiny_world() -> Any:
-    """The shipped world model, on the tokens of a trained tokenizer (--from or --set tokenizer=FOLDER)."""
+    """A world model of tiny's size, on the tokens of a trained tokenizer (--from or --set tokenizer=FOLDER)."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
     return WorldRun("tiny_world", data=DataConfig(("town:0-299",), end_s=12.0, batch_size=4),
