@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from drive_wm.types import (
     Rig,
     Track,
 )
+
+if TYPE_CHECKING:
+    from drive_wm.reproject import Drawn
 
 AGENT_RANGE_M = 60.0
 AGENT_MAX_GAP_US = 600_000  # nuScenes annotates at 2 Hz
@@ -208,6 +212,19 @@ def make_clip(log: Log, start_us: int, steps: int, rate_hz: float, *, rig: Rig |
     drawn = draw_layouts(log, rig, grid, ego, ego_valid) if layout and (log.map is not None or log.tracks) else None
     return Clip(log.id, rig, rate_hz, grid, frames, frames_valid, ego, ego_valid, actions, actions_valid, agents,
                 agents_valid, ids, drawn, reasons_at(log, grid, int(0.5e6 / rate_hz)), log.look, log.licence)
+
+
+def draw_clip(log: Log, clip: Clip) -> list[Drawn | None]:
+    """What is known of each step of a clip of ``log``: layout, depth and slots; None without a pose, map or tracks."""
+    from drive_wm.render import Renderer, agents_at, signals_at
+    from drive_wm.reproject import draw_known
+    from drive_wm.types import RoadMap
+
+    if log.map is None and not log.tracks:
+        return [None] * len(clip.timestamps_us)
+    renderer = Renderer(log.map or RoadMap("none"), log.look, log.signals)
+    return [draw_known(renderer, clip.rig, pose, agents_at(log, at), signals_at(log, at), clip.agent_ids)
+            if ok else None for at, pose, ok in zip(clip.timestamps_us.tolist(), clip.ego, clip.ego_valid)]
 
 
 def draw_layouts(log: Log, rig: Rig, grid_us: IntArray, ego: FloatArray, ego_valid: BoolArray) -> dict[str, ByteArray]:

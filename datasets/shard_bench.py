@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from drive_wm.datasets.shard_file import Shard, write_shard
-from drive_wm.datasets.shards import FrameEncoder, ShardSpec, clips_of, tokenized
+from drive_wm.datasets.shards import FrameCodec, ShardSpec, clips_of, tokenized
 from drive_wm.types import ByteArray, Clip, FloatArray, IntArray, Log
 
 STEPS = 8
@@ -49,13 +49,13 @@ class Safetensors:
     access = "any step"
     sequential = False
 
-    def __init__(self, name: str, codec: str, encode: FrameEncoder | None = None) -> None:
-        self.name, self.codec, self.encode = name, codec, encode
+    def __init__(self, name: str, codec: str, tokenizer: FrameCodec | None = None) -> None:
+        self.name, self.codec, self.tokenizer = name, codec, tokenizer
 
     def write(self, clips: Sequence[Clip], routes: Sequence[FloatArray], folder: Path) -> None:
         paths = [folder / f"{i}.safetensors" for i in range(len(clips))]
         for clip, route, path in zip(clips, routes, paths):
-            write_shard(tokenized(clip, self.encode), route, "", path, codec=self.codec)
+            write_shard(tokenized(clip, self.tokenizer), route, "", path, codec=self.codec)
         self.shards = [Shard(path) for path in paths]
 
     def read(self, windows: Sequence[Window]) -> Iterator[dict[str, ByteArray]]:
@@ -285,7 +285,7 @@ class BenchRow:
     lossless: bool
 
 
-def formats_for(logs: Sequence[Log], spec: ShardSpec, encode: FrameEncoder | None,
+def formats_for(logs: Sequence[Log], spec: ShardSpec, tokenizer: FrameCodec | None,
                 large: tuple[int, int] | None) -> list[Format]:
     """The baseline first; those whose library is missing are left out."""
     from importlib.util import find_spec
@@ -295,8 +295,9 @@ def formats_for(logs: Sequence[Log], spec: ShardSpec, encode: FrameEncoder | Non
         rows.append(DevkitJpegs(logs, *large))
     rows += [Safetensors(f"safetensors{add}", codec)
              for codec, add in (("none", ""), ("lz4", " lz4"), ("zstd", " zstd"))]
-    if encode is not None:
-        rows += [Safetensors("tokens, layouts" + add, codec, encode) for codec, add in (("none", ""), ("lz4", " lz4"))]
+    if tokenizer is not None:
+        rows += [Safetensors("tokens, layouts" + add, codec, tokenizer)
+                 for codec, add in (("none", ""), ("lz4", " lz4"))]
     optional = (("streaming", Streaming), ("litdata", LitData), ("webdataset", WebDataset), ("pyarrow", Parquet),
                 ("pyarrow", ArrowFile))
     return rows + [made() for module, made in optional if find_spec(module)]
@@ -316,7 +317,7 @@ def measure(fmt: Format, windows: Sequence[Window], clips: Sequence[Clip], secon
 
 
 def bench(source: str, *, logs: int = 8, spec: ShardSpec = ShardSpec(), seed: int = 0, seconds: float = 2.0,
-          encode: FrameEncoder | None = None, large: tuple[int, int] | None = (1600, 900)) -> list[BenchRow]:
+          tokenizer: FrameCodec | None = None, large: tuple[int, int] | None = (1600, 900)) -> list[BenchRow]:
     """Packs the first ``logs`` of a source in every format and reads windows drawn by ``seed`` from each."""
     import cv2
 
@@ -333,7 +334,7 @@ def bench(source: str, *, logs: int = 8, spec: ShardSpec = ShardSpec(), seed: in
     in_order = [(i, t) for i, clip in enumerate(clips)
                 for t in range(0, len(clip.timestamps_us) - STEPS + 1, STEPS)]
     rows: list[BenchRow] = []
-    for fmt in formats_for(drives, spec, encode, large):
+    for fmt in formats_for(drives, spec, tokenizer, large):
         with tempfile.TemporaryDirectory() as folder:
             fmt.write(clips, routes, Path(folder))
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 1e6

@@ -3,6 +3,7 @@
     frames/<i>  layout/<i>           (T, H, W, 3) uint8 of camera i; or, where a codec was asked for and halves them,
     frames/<i>.lz4  .ends            the T images one after another, each compressed on its own, and where each ends
     digits/<i>                       (T, h, w, D) uint8 tokens in place of frames
+    carried/<i>  carried_drawn/<i>   the same of the frame before, carried to each step
     ego  actions  agents  route ...  as in `Clip`
 """
 
@@ -115,6 +116,9 @@ def write_shard(clip: Clip, route: FloatArray, source: str, path: Path, *, weigh
     for i, name in enumerate(clip.rig.names):
         if clip.digits is not None:
             arrays[f"digits/{i}"] = clip.digits[name]
+            for key, carried in (("carried", clip.carried), ("carried_drawn", clip.carried_drawn)):
+                if carried is not None:
+                    arrays[f"{key}/{i}"] = carried[name]
         else:
             arrays |= compressed(f"frames/{i}", clip.frames[name], codec)
         if clip.layout is not None:
@@ -254,12 +258,16 @@ class Shard:
             return {c.name: read_images(handle, keys, f"{kind}/{i}", part, (c.height, c.width, 3))
                     for i, c in zip(cameras, rig.cameras)}
 
-        digits = {c.name: get(f"digits/{i}") for i, c in zip(cameras, rig.cameras)} if "digits/0" in keys else None
+        def digits(kind: str) -> dict[str, ByteArray] | None:
+            if f"{kind}/0" not in keys:
+                return None
+            return {c.name: get(f"{kind}/{i}") for i, c in zip(cameras, rig.cameras)}
+
         agents = np.asarray(get("agents"), np.float64) if "agents" in keys else np.zeros((steps, 0, len(AGENT_COLUMNS)))
         clip = Clip(
             meta["log_id"], rig, meta["rate_hz"], get("timestamps_us"), images("frames") or {},
             get("frames_valid")[:, cameras], get("ego"), get("ego_valid"), handle.get_tensor("actions")[moves],
             handle.get_tensor("actions_valid")[moves], agents, get("agents_valid"), tuple(meta["agent_ids"]),
             images("layout"), tuple(reason_from_json(r) for r in meta["reasons"][part]) if meta["reasons"] else (),
-            Look(**meta["look"]), meta["licence"], digits)
+            Look(**meta["look"]), meta["licence"], digits("digits"), digits("carried"), digits("carried_drawn"))
         return clip, get("route")

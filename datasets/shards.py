@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,15 +18,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from drive_wm.datasets.clips import make_clip, nearest_agents
+from drive_wm.datasets.clips import draw_clip, make_clip, nearest_agents
 from drive_wm.datasets.parallel import in_order
 from drive_wm.datasets.rigs import at_height
 from drive_wm.datasets.routes import ROUTE_DISTANCES_M, route_ahead
 from drive_wm.datasets.shard_file import FORMAT, Shard, ShardFacts, write_shard
 from drive_wm.datasets.shard_store import ShardStore, upload, write_index
+from drive_wm.geometry import integrate_actions
+from drive_wm.reproject import Drawn, Reprojector
 from drive_wm.types import ByteArray, Clip, FloatArray, InputError, IntArray, Log
 
 ORDERS = ("weighted", "shuffled", "sequential")
+CARRIED_TWICE = 0.2  # share of the steps
 READY = "shards:"  # a source text that names what is packed already
 
 
@@ -44,13 +48,17 @@ class ShardSpec:
     codec: str = "none"  # "lz4" or "zstd" where a disk or a network is slower than a core
 
 
-class FrameEncoder(Protocol):
+class FrameCodec(Protocol):
     """A trained tokenizer as packing uses it; it travels to worker processes."""
 
     fingerprint: str
 
-    def __call__(self, images: ByteArray) -> ByteArray:
+    def encode(self, images: ByteArray) -> ByteArray:
         """(N, H, W, 3) uint8 -> (N, h, w, D) uint8 digits."""
+        ...
+
+    def decode(self, digits: ByteArray) -> ByteArray:
+        """(N, h, w, D) uint8 digits -> (N, H, W, 3) uint8."""
         ...
 
 
@@ -70,11 +78,40 @@ def clips_of(log: Log, spec: ShardSpec) -> Iterable[tuple[Clip, FloatArray]]:
         yield clip, route_ahead(log, clip.ego)
 
 
-def tokenized(clip: Clip, encode: FrameEncoder | None) -> Clip:
-    """The clip with digits in place of its frames; itself where there is no encoder."""
-    if encode is None:
+def tokenized(clip: Clip, tokenizer: FrameCodec | None, drawn: Sequence[Drawn | None] = ()) -> Clip:
+    """The clip with digits in place of its frames, and of what each shows of the next; itself without a tokenizer.
+
+    drawn: what is known of every step, so that frames are carried along its depth too. Carried is what the tokens stand
+    for, not the frame itself: in generation there is nothing else. For the same reason some are carried twice, from a
+    frame that was itself carried: generated frames are never as fresh as recorded ones.
+    """
+    if tokenizer is None:
         return clip
-    return replace(clip, frames={}, digits={name: encode(clip.frames[name]) for name in clip.rig.names})
+    digits = {name: tokenizer.encode(clip.frames[name]) for name in clip.rig.names}
+    shown = {name: tokenizer.decode(digits[name]) for name in clip.rig.names}
+    reprojector = Reprojector(clip.rig)
+    twice = np.random.default_rng(zlib.crc32(clip.log_id.encode())).random(len(clip.timestamps_us)) < CARRIED_TWICE
+
+    def carried(drawn: Sequence[Drawn | None]) -> dict[str, ByteArray]:
+        images = {name: shown[name].copy() for name in clip.rig.names}
+        for t, move in enumerate(ego_moves(clip), 1):
+            if not clip.actions_valid[t - 1]:
+                move, drawn_now = np.zeros(3), None
+            else:
+                drawn_now = drawn[t] if drawn else None
+            before = {name: (images if twice[t] else shown)[name][t - 1] for name in clip.rig.names}
+            for name, image in reprojector.carry(before, move, drawn_now, clip.agents[t - 1], clip.agents[t],
+                                                 clip.agents_valid[t - 1] & clip.agents_valid[t]).items():
+                images[name][t] = image
+        return {name: tokenizer.encode(images[name]) for name in clip.rig.names}
+
+    known = any(d is not None for d in drawn)
+    return replace(clip, frames={}, digits=digits, carried=carried(()), carried_drawn=carried(drawn) if known else None)
+
+
+def ego_moves(clip: Clip) -> FloatArray:
+    """(T-1, 3) x, y, yaw of each next rig in the one before, by the clip's actions."""
+    return np.stack([integrate_actions(np.zeros(3), action[None], 1 / clip.rate_hz)[0] for action in clip.actions])
 
 
 def file_name(text: str, also: str = "@.") -> str:
@@ -82,7 +119,7 @@ def file_name(text: str, also: str = "@.") -> str:
     return "".join(c if c.isalnum() or c in "-_" + also else "_" for c in text)
 
 
-def _pack_one(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> list[str]:
+def _pack_one(job: tuple[str, str], out: Path, spec: ShardSpec, tokenizer: FrameCodec | None) -> list[str]:
     """One log, in a worker process: its shards, named by log and phase; what exists is kept."""
     import cv2
 
@@ -99,50 +136,52 @@ def _pack_one(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEnc
     log = load_fit(open_source(source), log_id)
     for phase, (clip, route) in enumerate(clips_of(log, spec)):
         name = f"{stem}.{phase}.safetensors"
-        write_shard(tokenized(clip, encode), route, source, out / name, weight=float(log.metadata.get("weight", 1.0)),
-                    tokenizer=encode.fingerprint if encode else "", lineage=log.metadata.get("lineage"),
+        drawn = draw_clip(log, clip) if tokenizer and spec.layout else ()
+        write_shard(tokenized(clip, tokenizer, drawn), route, source, out / name,
+                    weight=float(log.metadata.get("weight", 1.0)),
+                    tokenizer=tokenizer.fingerprint if tokenizer else "", lineage=log.metadata.get("lineage"),
                     codec=spec.codec)
         names.append(name)
     _write_text(done, json.dumps(names))
     return names
 
 
-def _repack_one(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> list[str]:
+def _repack_one(job: tuple[str, str], out: Path, spec: ShardSpec, tokenizer: FrameCodec | None) -> list[str]:
     """One shard of another folder, compressed or tokenized anew."""
     source, name = job
     if not (out / name).exists():
         shard = Shard(ShardStore(source.removeprefix(READY)).local(name))
         clip, route = shard.read(0, shard.steps)
-        if encode is not None and clip.digits is not None:
+        if tokenizer is not None and clip.digits is not None:
             raise InputError(f"{shard.path}: holds tokens already; give the shards with the frames")
-        kept = encode.fingerprint if encode else shard.facts.tokenizer
-        write_shard(tokenized(clip, encode), route, shard.meta["source"], out / name, weight=shard.facts.weight,
+        kept = tokenizer.fingerprint if tokenizer else shard.facts.tokenizer
+        write_shard(tokenized(clip, tokenizer), route, shard.meta["source"], out / name, weight=shard.facts.weight,
                     tokenizer=kept, lineage=shard.meta.get("lineage"), codec=spec.codec)
     return [name]
 
 
-def _pack(job: tuple[str, str], out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> list[str]:
-    return (_repack_one if job[0].startswith(READY) else _pack_one)(job, out, spec, encode)
+def _pack(job: tuple[str, str], out: Path, spec: ShardSpec, tokenizer: FrameCodec | None) -> list[str]:
+    return (_repack_one if job[0].startswith(READY) else _pack_one)(job, out, spec, tokenizer)
 
 
 def build_shards(sources: Iterable[str], out: Path, spec: ShardSpec = ShardSpec(), *, workers: int = 1,
-                 encode: FrameEncoder | None = None,
+                 tokenizer: FrameCodec | None = None,
                  progress: Callable[[int, int], None] | None = None) -> list[Path]:
     """All logs of the sources as shards under ``out``; resumable, the same bytes on any number of workers.
 
     A script that asks for several workers needs ``if __name__ == "__main__":``, as they are processes of their own.
-    A source ``shards:ADDRESS`` is packed already: its clips are copied as they are, or tokenized by ``encode``.
+    A source ``shards:ADDRESS`` is packed already: its clips are copied as they are, or tokenized by ``tokenizer``.
     """
     from drive_wm.datasets.sources import open_source
 
     out.mkdir(parents=True, exist_ok=True)
-    _stamp(out, spec, encode)
+    _stamp(out, spec, tokenizer)
     jobs: list[tuple[str, str]] = []
     for source in sources:
         ready = source.startswith(READY)
         names = ShardStore(source.removeprefix(READY)).names() if ready else open_source(source).log_ids()
         jobs += [(source, name) for name in names]
-    work = functools.partial(_pack, out=out, spec=spec, encode=encode)
+    work = functools.partial(_pack, out=out, spec=spec, tokenizer=tokenizer)
     paths = [out / name for names in in_order(work, jobs, workers, progress) for name in names]
     if not paths:
         raise InputError("no clip could be made: every log is shorter than the clip that was asked for")
@@ -150,8 +189,8 @@ def build_shards(sources: Iterable[str], out: Path, spec: ShardSpec = ShardSpec(
     return paths
 
 
-def _stamp(out: Path, spec: ShardSpec, encode: FrameEncoder | None) -> None:
-    settings = asdict(spec) | ({"tokenizer": encode.fingerprint} if encode else {})
+def _stamp(out: Path, spec: ShardSpec, tokenizer: FrameCodec | None) -> None:
+    settings = asdict(spec) | ({"tokenizer": tokenizer.fingerprint} if tokenizer else {})
     stamp, text = out / "spec.json", json.dumps(settings, sort_keys=True)
     if stamp.exists() and stamp.read_text() != text:
         raise InputError(f"{out} holds shards made with other settings; give another folder or delete it")
@@ -165,7 +204,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def pack_sources(sources: Sequence[str], root: Path, spec: ShardSpec, *, workers: int = 1,
-                 encode: FrameEncoder | None = None, progress: Callable[[int, int], None] | None = None,
+                 tokenizer: FrameCodec | None = None, progress: Callable[[int, int], None] | None = None,
                  to: str = "") -> list[Path]:
     """Each source in a folder of its own below ``root``, so that sources can be mixed by weight; what is done is kept.
 
@@ -175,7 +214,7 @@ def pack_sources(sources: Sequence[str], root: Path, spec: ShardSpec, *, workers
     for source in sources:
         folder = root / file_name(source, "")[-80:]
         if not (folder / "complete").exists():
-            build_shards([source], folder, spec, workers=workers, encode=encode, progress=progress)
+            build_shards([source], folder, spec, workers=workers, tokenizer=tokenizer, progress=progress)
             _write_text(folder / "complete", source)
         if to:
             upload(folder, f"{to.rstrip('/')}/{folder.name}")

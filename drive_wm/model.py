@@ -24,6 +24,7 @@ from drive_wm.datasets.clips import nearest_agents
 from drive_wm.datasets.rigs import at_height
 from drive_wm.encoders.actions import actions_of_bins
 from drive_wm.geometry import integrate_actions
+from drive_wm.reproject import Drawn, Reprojector
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
 from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Plan, Rig, Trajectory
 from drive_wm.world.decode import (
@@ -67,8 +68,8 @@ class GeneratedStep:
     digits: Any
 
 
-# (step index from 1, agents (A, 12) in the rig frame of that step, agents_valid (A,)) -> camera -> (H, W, 3), or None
-LayoutSource = Callable[[int, FloatArray, BoolArray], Mapping[str, ByteArray] | None]
+# (step index from 1, agents (A, 12) in the rig frame of that step, agents_valid (A,)) -> what is known of that step
+LayoutSource = Callable[[int, FloatArray, BoolArray], Drawn | None]
 
 
 class DriveWM:
@@ -80,6 +81,7 @@ class DriveWM:
         self.tokenizer = tokenizer.eval()
         self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not list it
         self.world = world.eval()
+        self._reprojector: Reprojector | None = None
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,9 @@ class DriveWM:
             clip = nearest_agents(clip, slots, len(clip.timestamps_us) - 1)
         with self._autocast():
             steps = steps_from_clips([clip], self.tokenizer, self.device, slots)
-            return read_context(self.world, caption_ids([prompt if prompt else clip.look], self.device), steps)
+            stream = read_context(self.world, caption_ids([prompt if prompt else clip.look], self.device), steps)
+        stream.rig = clip.rig
+        return stream
 
     @torch.no_grad()
     def rollout(self, clip: Clip, actions: FloatArray, *, seed: int = 0, sampling: Sampling = Sampling(),
@@ -190,19 +194,19 @@ class DriveWM:
         stream = self.read(clip, prompt)
         for i, action in enumerate(actions):
             given = None if agents is None else (agents[0][i], agents[1][i])
-            stream, step = self.advance(stream, clip.rig, action, i + 1, generator, sampling, layout, given)
+            stream, step = self.advance(stream, action, i + 1, generator, sampling, layout, given)
             yield step
 
     @torch.no_grad()
-    def advance(self, stream: Stream, rig: Rig, action: FloatArray, index: int, generator: torch.Generator,
+    def advance(self, stream: Stream, action: FloatArray, index: int, generator: torch.Generator,
                 sampling: Sampling = Sampling(), layout: LayoutSource | None = None,
                 agents: tuple[FloatArray, BoolArray] | None = None) -> tuple[Stream, GeneratedStep]:
         """One step of ``rollout``: state first (the ego's move, then the agents), pixels after."""
-        last, device = stream.last, self.device
+        last, device, rig = stream.last, self.device, rig_of(stream)
+        moved = integrate_actions(np.zeros(3), np.asarray(action)[None], float(last.dt_s[0]))
         act = torch.tensor(np.asarray(action), dtype=torch.float32, device=device).view(1, 1, 2)
         with self._autocast():
             if agents is None:
-                moved = integrate_actions(np.zeros(3), np.asarray(action)[None], float(last.dt_s[0]))
                 ego_step = torch.from_numpy(moved).float().to(device)
                 states = next_agents(self.world, stream, ego_step, sampling, generator)[:, None]
                 valid = last.agents_valid
@@ -211,17 +215,45 @@ class DriveWM:
                 valid = torch.from_numpy(np.asarray(agents[1])).to(device)[None, None]
             seen_agents, seen_valid = states[0, 0].double().cpu().numpy(), valid[0, 0].cpu().numpy()
             drawn = layout(index, seen_agents, seen_valid) if layout is not None else None
+            tracked = last.agents_valid[0, 0].cpu().numpy() & seen_valid
+            carried = self.carried(stream, moved, drawn, last.agents[0, 0].double().cpu().numpy(), seen_agents,
+                                   tracked)
             step = replace(
                 last, actions=act, actions_valid=torch.ones(1, 1, dtype=torch.bool, device=device), agents=states,
                 agents_valid=valid, noise=torch.zeros_like(last.noise), first_step=last.first_step + 1, masked=None,
                 seen=torch.ones_like(last.seen),
-                layout=None if drawn is None else [pixels_of(drawn[c][None, None], device) for c in rig.names],
+                layout=None if drawn is None else [pixels_of(drawn.layout[c][None, None], device) for c in rig.names],
+                carried=carried, carried_drawn=None,
                 layout_valid=torch.full((1,), drawn is not None, device=device))
             stream = next_step(self.world, stream, step, sampling, generator)
             frames = self.images(stream.last.digits[:, 0], stream.last.grids)
+        stream.pictures = frames
         named = {name: images[0] for name, images in zip(rig.names, frames)}
         digits = stream.last.digits[0, 0].cpu().numpy()
-        return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn, digits)
+        return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn.layout if drawn else None, digits)
+
+    def carried(self, stream: Stream, moves: FloatArray, drawn: Drawn | None = None,
+                before: FloatArray | None = None, now: FloatArray | None = None,
+                tracked: BoolArray | None = None) -> Tensor:
+        """What the newest frames of B futures show of their next: digits (B, 1, P, D). moves: (B, 3) of each ego.
+
+        The rest as in ``Reprojector.carry``.
+        """
+        last, rig = stream.last, rig_of(stream)
+        pictures = stream.pictures or self.images(last.digits[:, 0], last.grids)
+        if self._reprojector is None or self._reprojector.rig is not rig:
+            self._reprojector = Reprojector(rig)
+        made = [self._reprojector.carry({name: p[i] for name, p in zip(rig.names, pictures)}, move, drawn, before, now,
+                                        tracked) for i, move in enumerate(moves)]
+        out: list[Tensor | None] = [None] * len(last.grids)
+        for grid in dict.fromkeys(last.grids):
+            members = [i for i, g in enumerate(last.grids) if g == grid]
+            images = np.stack([[m[rig.names[i]] for m in made] for i in members])
+            pixels = pixels_of(images, self.device).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            digits = self.tokenizer.encode(pixels).flatten(1, 2).unflatten(0, (len(members), len(moves)))
+            for i, one in zip(members, digits):
+                out[i] = one
+        return torch.cat([one for one in out if one is not None], 1)[:, None]
 
     def images(self, digits: Tensor, grids: list[tuple[int, int]]) -> list[ByteArray]:
         """(N, P, D) -> one (N, H, W, 3) uint8 a camera; cameras of one size are decoded together."""
@@ -271,6 +303,12 @@ class DriveWM:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def rig_of(stream: Stream) -> Rig:
+    if stream.rig is None:
+        raise InputError("this stream has no rig; make it with DriveWM.read")
+    return stream.rig
 
 
 def to_images(pixels: Tensor) -> ByteArray:

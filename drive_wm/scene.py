@@ -21,6 +21,7 @@ from drive_wm.geometry import (
 )
 from drive_wm.model import DriveWM, LayoutSource
 from drive_wm.render import AgentBoxes, Renderer, agents_at, signals_at
+from drive_wm.reproject import Drawn, draw_known
 from drive_wm.types import (
     CATEGORIES,
     BoolArray,
@@ -192,10 +193,10 @@ def layout_source(scene: Scene, poses: FloatArray, agents_known: bool) -> Layout
     renderer = Renderer(log.map or RoadMap("none"), log.look, log.signals)
     times = time_grid(scene.now_us, len(poses) + 1, scene.context.rate_hz)
 
-    def draw(index: int, agents: FloatArray, valid: BoolArray) -> Mapping[str, ByteArray]:
+    def draw(index: int, agents: FloatArray, valid: BoolArray) -> Drawn:
         at, pose = int(times[index]), poses[index - 1]
         boxes = agents_at(log, at) if agents_known else boxes_of(agents, valid, scene.context.agent_ids, pose)
-        return renderer.draw(rig, pose, boxes, signals_at(log, at), style="layout")
+        return draw_known(renderer, rig, pose, boxes, signals_at(log, at), scene.context.agent_ids)
 
     return draw
 

@@ -376,6 +376,8 @@ class Clip:
     agents: (T, A, 12) with AGENT_COLUMNS, rig frame of each step; agents_valid: (T, A). agent_ids: A names, one a slot.
     layout: camera -> (T, H, W, 3) uint8 as render.draw_layout drew it, or None. reasons: T Explanations or None each.
     digits: camera -> (T, h, w, D) uint8 FSQ digits of frames that were tokenized when packed (frames is then empty).
+    carried: the same of the frame before, carried to each step by the ego's move (see `reproject`); carried_drawn: the
+    same along the depth of the drawn layout.
     """
 
     log_id: str
@@ -396,6 +398,8 @@ class Clip:
     look: Look = Look()
     licence: str = "unknown"
     digits: Mapping[str, ByteArray] | None = None
+    carried: Mapping[str, ByteArray] | None = None
+    carried_drawn: Mapping[str, ByteArray] | None = None
 
 
 # --- planning -----------------------------------------------------------------------------------------------------

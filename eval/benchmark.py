@@ -91,7 +91,7 @@ def speed(model: DriveWM, scene: Scene) -> Rows:
                            ("8 passes", Sampling(passes=8)), ("raster", Sampling(raster=True))):
         def step(sampling: Sampling = sampling) -> object:
             generator = torch.Generator().manual_seed(0)
-            return model.advance(stream, rig, scene.last_action, 1, generator, sampling, layout)
+            return model.advance(stream, scene.last_action, 1, generator, sampling, layout)
 
         repeats = 1 if sampling.raster else 3
         rows.append({"what": f"one step of {len(rig.cameras)} cameras, {name}, seconds",

@@ -12,6 +12,7 @@ import torch
 from drive_wm.eval.action_check import ActionCheck, alternative_poses, alternatives, identified
 from drive_wm.eval.sensors import SensorRenderer
 from drive_wm.geometry import interpolate_poses, pose_from_xyyaw, xyyaw_from_pose
+from drive_wm.reproject import draw_known
 from drive_wm.types import BoolArray, ByteArray, FloatArray, IntArray, Log, Rig, RoadMap
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ class WorldModelSensors(SensorRenderer):
     def render(self, timestamp_us: int, world_from_rig: FloatArray, agents: AgentBoxes,
                signal_states: Mapping[str, int], action: FloatArray | None) -> tuple[dict[str, ByteArray], bool]:
         self._index += 1
+        slots = self._in_slots(agents, world_from_rig)
         drawn = None
         if self._renderer:
-            drawn = self._renderer.draw(self._own, world_from_rig, agents, signal_states, "layout")
+            drawn = draw_known(self._renderer, self._own, world_from_rig, agents, signal_states, self._slots)
         self._stream, step = self.model.advance(
-            self._stream, self._own, np.zeros(2) if action is None else action, self._index, self._generator,
-            self.sampling, None if drawn is None else (lambda *_: drawn), self._in_slots(agents, world_from_rig))
+            self._stream, np.zeros(2) if action is None else action, self._index, self._generator,
+            self.sampling, None if drawn is None else (lambda *_: drawn), slots)
         frames = dict(step.frames)
         taken = np.zeros(2) if action is None else action
         return self._to_rig(frames), self._trusted(frames, world_from_rig, agents, signal_states, taken)

@@ -42,7 +42,8 @@ def roll_out(model: DriveWM, stream: Stream, actions: FloatArray, *, mode: str =
              sampling: Sampling = LIKELIEST, seed: int = 0) -> Futures:
     """B futures of a stream (batch 1) under actions (B, N, 2).
 
-    "state": agents alone, no frame is generated. "token": frames as tokens, never drawn. "pixel": and drawn.
+    "state": agents alone, no frame is generated. "token": frames as tokens, never drawn, so that nothing is carried
+    from one to the next. "pixel": drawn and carried.
     """
     if mode not in MODES:
         raise InputError(f"mode {mode!r}, expected one of {', '.join(MODES)}")
@@ -81,7 +82,7 @@ def _states(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
             generator: torch.Generator) -> FloatArray:
     world, count = model.world, len(actions)
     cache, size = stream.cache.copy(), count * (2 + world.config.agents)
-    stream = Stream(cache, _widened(stream.last, count), stream.frames, stream.hidden.expand(count, -1, -1))
+    stream = Stream(cache, _widened(stream.last, count), stream.frames, stream.hidden.expand(count, -1, -1), stream.rig)
     out = []
     for i in range(actions.shape[1]):
         step = _moved(model, stream, actions[:, i], sampling, generator)
@@ -90,7 +91,7 @@ def _states(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
         imagined = min(i, cache.window)  # of the cached blocks, the newest
         hidden, keys = world.state(step, past, length - imagined * size)
         cache.add(keys)
-        stream = Stream(cache, step, stream.frames, hidden)
+        stream = Stream(cache, step, stream.frames, hidden, stream.rig)
         out.append(step.agents[:, 0])
     return torch.stack(out, 1).double().cpu().numpy()
 
@@ -99,19 +100,21 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
             draw: bool) -> Futures:
     count = len(actions)
     stream = Stream(stream.cache.expand(count), _widened(stream.last, count),
-                    stream.frames.expand(count, -1, -1), stream.hidden.expand(count, -1, -1))
-    agents, digits = [], []
+                    stream.frames.expand(count, -1, -1), stream.hidden.expand(count, -1, -1), stream.rig)
+    agents, digits, pictures = [], [], []
     for i in range(actions.shape[1]):
         step = _moved(model, stream, actions[:, i], sampling, generator)
+        if draw:
+            moves = integrate_actions(np.zeros((count, 3)), actions[:, i:i + 1], float(step.dt_s[0]))[:, 0]
+            step = replace(step, carried=model.carried(stream, moves))
         stream = next_step(model.world, stream, step, sampling, generator)
         agents.append(step.agents[:, 0])
         digits.append(stream.last.digits[:, 0])
-    said = torch.stack(digits, 1)
-    frames = None
-    if draw:
-        drawn = model.images(said.flatten(0, 1), stream.last.grids)
-        frames = [images.reshape(count, -1, *images.shape[1:]) for images in drawn]
-    return Futures(torch.stack(agents, 1).double().cpu().numpy(), said, frames)
+        if draw:
+            stream.pictures = model.images(digits[-1], stream.last.grids)
+            pictures.append(stream.pictures)
+    frames = [np.stack(camera, 1) for camera in zip(*pictures)] if draw else None
+    return Futures(torch.stack(agents, 1).double().cpu().numpy(), torch.stack(digits, 1), frames)
 
 
 # --- plans --------------------------------------------------------------------------------------------------------

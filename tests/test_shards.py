@@ -62,12 +62,15 @@ def names(samples: list[Sample]) -> list[tuple[str, int]]:
 
 
 class Halved:
-    """An encoder whose digit is the red value of each 16 x 16 block's first pixel, modulo 8."""
+    """A tokenizer whose digit is the red value of each 16 x 16 block's first pixel, modulo 8."""
 
     fingerprint = "halved"
 
-    def __call__(self, images: ByteArray) -> ByteArray:
+    def encode(self, images: ByteArray) -> ByteArray:
         return np.asarray(images[:, ::16, ::16, :1] % 8, np.uint8)
+
+    def decode(self, digits: ByteArray) -> ByteArray:
+        return digits.repeat(16, 1).repeat(16, 2).repeat(3, 3)
 
 
 # --- one file -----------------------------------------------------------------------------------------------------
@@ -285,11 +288,11 @@ def test_packing_is_the_same_on_any_number_of_workers_and_goes_on(tmp_path: Path
 
 def test_shards_are_tokenized_anew_once(tmp_path: Path) -> None:
     packed(tmp_path / "raw", flat_clip("a", 9))
-    build_shards([f"shards:{tmp_path / 'raw'}"], tmp_path / "t", ShardSpec(), encode=Halved())
+    build_shards([f"shards:{tmp_path / 'raw'}"], tmp_path / "t", ShardSpec(), tokenizer=Halved())
     shard, = find_shards(tmp_path / "t")
     assert shard.facts.tokenizer == "halved" and shard.read(0, 9)[0].digits is not None
     with pytest.raises(InputError, match="holds tokens already"):
-        build_shards([f"shards:{tmp_path / 't'}"], tmp_path / "u", ShardSpec(), encode=Halved())
+        build_shards([f"shards:{tmp_path / 't'}"], tmp_path / "u", ShardSpec(), tokenizer=Halved())
     with pytest.raises(InputError, match="other settings"):
         build_shards([f"shards:{tmp_path / 'raw'}"], tmp_path / "t", ShardSpec())
 

@@ -96,7 +96,7 @@ def test_the_imagined_layout_moves_with_the_action(model: DriveWM) -> None:
         assert source is not None
         drawn = source(4, scene.context.agents[-1], scene.context.agents_valid[-1])
         assert drawn is not None
-        images.append(drawn["CAM_FRONT"])
+        images.append(drawn.layout["CAM_FRONT"])
     assert not np.array_equal(images[0], images[1])
 
 

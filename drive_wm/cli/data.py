@@ -194,12 +194,13 @@ def data_pack(source: MixOption, out: OutOption = None, set_: SetOption = [], wo
         from drive_wm.config import override, parse_overrides
         from drive_wm.datasets.parallel import worker_count
         from drive_wm.datasets.shards import ShardSpec, find_shards, pack_sources
-        from drive_wm.training.tokens import CheckpointEncoder
+        from drive_wm.training.tokens import CheckpointCodec
 
-        spec, encode = override(ShardSpec(), parse_overrides(set_)), CheckpointEncoder(tokens) if tokens else None
+        spec, tokenizer = override(ShardSpec(), parse_overrides(set_)), CheckpointCodec(tokens) if tokens else None
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("drives")
-            folders = pack_sources(source, out, spec, workers=1 if encode else worker_count(workers), encode=encode,
+            folders = pack_sources(source, out, spec, workers=workers or 1 if tokenizer else worker_count(workers),
+                                   tokenizer=tokenizer,
                                    progress=lambda done, total: bar.update(task, completed=done, total=total), to=to)
         return {"folders": [{"folder": folder.name, "clips": len(find_shards(folder)),
                              "megabytes": round(sum(f.stat().st_size for f in folder.iterdir()) / 1e6, 1)}
@@ -223,10 +224,11 @@ def data_bench(source: SourceOption = "town:0-7", logs: LogsOption = 8, out: Out
         from drive_wm.datasets.shard_bench import bench
         from drive_wm.datasets.shards import ShardSpec
         from drive_wm.eval.run_folder import RunFolder
-        from drive_wm.training.tokens import CheckpointEncoder
+        from drive_wm.training.tokens import CheckpointCodec
 
-        run, encode = RunFolder(out, "data-bench", seed=seed), CheckpointEncoder(tokens) if tokens else None
-        rows = bench(source, logs=logs, spec=override(ShardSpec(), parse_overrides(set_)), seed=seed, encode=encode)
+        run, tokenizer = RunFolder(out, "data-bench", seed=seed), CheckpointCodec(tokens) if tokens else None
+        rows = bench(source, logs=logs, spec=override(ShardSpec(), parse_overrides(set_)), seed=seed,
+                     tokenizer=tokenizer)
         run.finish({"formats": [asdict(row) for row in rows]})
 
     do("data-bench", out, overwrite, measure)

@@ -23,6 +23,7 @@ class ObjectiveConfig:
     drop_caption: float = 0.5
     drop_layout: float = 0.5
     drop_agents: float = 0.1
+    drop_carried: float = 0.1
     agent_weight: float = 0.1
 
 
@@ -40,16 +41,31 @@ def mask_steps(steps: Steps, config: ObjectiveConfig, codes: int) -> Tensor:
 
 
 def add_noise(steps: Steps, noise_max: float, levels: Tensor) -> Steps:
-    """Replaces some tokens, half by those of other places and half by near ones, with the share told to the model."""
-    b, t, p, d = steps.digits.shape
-    device = steps.digits.device
-    noise = torch.rand(b, t, device=device) * noise_max * (torch.rand(b, t, device=device) < 0.7)
-    replaced = torch.rand(b, t, p, 1, device=device) < noise[:, :, None, None]
-    foreign = steps.digits[:, :, torch.randperm(p, device=device)]
-    near = steps.digits + torch.randint(-1, 2, (b, t, p, d), device=device)
+    """Replaces some tokens, half by those of other places and half by near ones, with the share told to the model.
+
+    What is carried to a step has its own, which is not told: the model must judge it by the frames before.
+    """
+    def some() -> Tensor:
+        b, t = steps.noise.shape
+        device = steps.noise.device
+        return torch.rand(b, t, device=device) * noise_max * (torch.rand(b, t, device=device) < 0.7)
+
+    noise, share = some(), some()
+    return replace(steps, digits=corrupted(steps.digits, noise, levels), noise=noise,
+                   carried=None if steps.carried is None else corrupted(steps.carried, share, levels),
+                   carried_drawn=None if steps.carried_drawn is None else corrupted(steps.carried_drawn, share, levels))
+
+
+def corrupted(digits: Tensor, share: Tensor, levels: Tensor) -> Tensor:
+    """digits (B, T, P, D) with that share (B, T) of the positions replaced."""
+    b, t, p, d = digits.shape
+    device = digits.device
+    replaced = torch.rand(b, t, p, 1, device=device) < share[:, :, None, None]
+    foreign = digits[:, :, torch.randperm(p, device=device)]
+    near = digits + torch.randint(-1, 2, (b, t, p, d), device=device)
     near = near.clamp_min(0).minimum(levels.to(device) - 1)
     other = torch.where(torch.rand(b, t, p, 1, device=device) < 0.5, foreign, near)
-    return replace(steps, digits=torch.where(replaced, other, steps.digits), noise=noise)
+    return torch.where(replaced, other, digits)
 
 
 def drop_conditions(steps: Steps, config: ObjectiveConfig) -> Steps:
@@ -59,7 +75,15 @@ def drop_conditions(steps: Steps, config: ObjectiveConfig) -> Steps:
     def kept(p: float) -> Tensor:
         return torch.rand(b, device=device) >= p
 
-    return replace(steps, actions_valid=steps.actions_valid & kept(config.drop_action)[:, None],
+    actions_valid = steps.actions_valid & kept(config.drop_action)[:, None]
+    carries = (actions_valid & kept(config.drop_carried)[:, None])[:, :, None, None]  # an unknown move carries nothing
+    before = torch.cat([steps.digits[:, :1], steps.digits[:, :-1]], 1)
+
+    def carried(digits: Tensor | None) -> Tensor | None:
+        return None if digits is None else torch.where(carries, digits, before)
+
+    return replace(steps, actions_valid=actions_valid, carried=carried(steps.carried),
+                   carried_drawn=carried(steps.carried_drawn),
                    layout_valid=steps.layout_valid & kept(config.drop_layout),
                    agents_valid=steps.agents_valid & kept(config.drop_agents)[:, None, None])
 

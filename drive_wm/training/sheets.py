@@ -8,6 +8,7 @@ from pathlib import Path
 from drive_wm.datasets.shards import Sample
 from drive_wm.media import contact_sheet, tile_cameras, write_png
 from drive_wm.model import DriveWM, LayoutSource
+from drive_wm.reproject import Drawn
 from drive_wm.types import ByteArray, Clip
 
 
@@ -21,7 +22,8 @@ def part_of(clip: Clip, start: int, stop: int) -> Clip:
         actions=clip.actions[start:stop - 1], actions_valid=clip.actions_valid[start:stop - 1],
         agents=clip.agents[start:stop], agents_valid=clip.agents_valid[start:stop], reasons=clip.reasons[start:stop],
         layout=None if clip.layout is None else {k: v[start:stop] for k, v in clip.layout.items()},
-        digits=None if clip.digits is None else {k: v[start:stop] for k, v in clip.digits.items()})
+        digits=None if clip.digits is None else {k: v[start:stop] for k, v in clip.digits.items()},
+        carried=None, carried_drawn=None)
 
 
 def at(frames: Mapping[str, ByteArray], names: tuple[str, ...], step: int) -> ByteArray:
@@ -42,7 +44,7 @@ def tokenizer_sheet(model: DriveWM, samples: list[Sample], path: Path) -> None:
 
 def recorded_layout(layout: Mapping[str, ByteArray], now: int) -> LayoutSource:
     """The clip's own layouts after step ``now``."""
-    return lambda i, *_: {k: v[now + i] for k, v in layout.items()}
+    return lambda i, *_: Drawn({k: v[now + i] for k, v in layout.items()})
 
 
 def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool = True) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drive_wm.datasets.shards import Sample
+from drive_wm.datasets.shards import Sample, tokenized
 from drive_wm.encoders.text import QUESTIONS
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig, psnr, reconstruction_loss
 from drive_wm.training.objectives import (
@@ -26,6 +26,7 @@ from drive_wm.training.objectives import (
     segment_loss,
 )
 from drive_wm.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from drive_wm.training.tokens import TokenizerCodec
 from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
 from drive_wm.world.model import Segment, Steps, WorldConfig, WorldModel
 from drive_wm.world.reasons import answer_ids, question_ids
@@ -147,6 +148,7 @@ class WorldTask(Task[WorldModel]):
         super().__init__(network, run.optimizer, run.steps, seed, start)
         self.run = run
         self._frozen = [tokenizer.eval().requires_grad_(False)]  # in a list: neither trained nor in the state
+        self.codec = TokenizerCodec(self.tokenizer)
 
     @property
     def tokenizer(self) -> FrameTokenizer:
@@ -154,7 +156,8 @@ class WorldTask(Task[WorldModel]):
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> Tensor:
         self.tokenizer.to(self.device)
-        steps = steps_from_clips([s.clip for s in batch], self.tokenizer, self.device, self.network.config.agents)
+        clips = [s.clip if s.clip.digits is not None else tokenized(s.clip, self.codec) for s in batch]
+        steps = steps_from_clips(clips, self.tokenizer, self.device, self.network.config.agents)
         caption = drop_caption(caption_ids([s.clip.look for s in batch], self.device), self.run.objective.drop_caption)
         steps = drop_conditions(steps, self.run.objective)
         task = np.random.default_rng((self.seed, self.done, 1)).random()

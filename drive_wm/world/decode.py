@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drive_wm.encoders.agents import apply_motion
-from drive_wm.types import InputError
+from drive_wm.types import ByteArray, InputError, Rig
 from drive_wm.world.model import Segment, Steps, WorldModel
 from drive_wm.world.transformer import Cache, KeyValues, Span
 from drive_wm.world.vocabulary import RANGES, TABLE_SIZE, legal, special
@@ -36,12 +36,17 @@ class Sampling:
 
 @dataclass
 class Stream:
-    """A scene read so far. last: its newest step (T = 1), frames: that step's plain embedding, hidden: its output."""
+    """A scene read so far. last: its newest step (T = 1), frames: that step's plain embedding, hidden: its output.
+
+    rig: its cameras. pictures: one (B, H, W, 3) uint8 a camera of that step, where they were drawn already.
+    """
 
     cache: Cache
     last: Steps
     frames: Tensor
     hidden: Tensor
+    rig: Rig | None = None
+    pictures: list[ByteArray] | None = None
 
 
 def read_context(model: WorldModel, caption: Tensor, steps: Steps) -> Stream:
@@ -74,7 +79,7 @@ def next_step(model: WorldModel, stream: Stream, step: Steps, sampling: Sampling
     hidden, keys, frames = model.step(known, past, stream.frames)
     cache = stream.cache.copy()
     cache.add(keys)
-    return Stream(cache, known, frames, hidden)
+    return Stream(cache, known, frames, hidden, stream.rig)
 
 
 def _parallel(model: WorldModel, step: Steps, past: KeyValues | None, before: Tensor, sampling: Sampling,
@@ -87,8 +92,9 @@ def _parallel(model: WorldModel, step: Steps, past: KeyValues | None, before: Te
     b, _, p, d = step.digits.shape
     digits = torch.zeros_like(step.digits)
     masked = torch.ones(b, 1, p, fsq.codes, dtype=torch.bool, device=digits.device)
+    told = model.told(replace(step, masked=masked), before[:, None])
     for i in range(sampling.passes):
-        logits = _frame_logits(model, replace(step, digits=digits, masked=masked), past, before)
+        logits = _frame_logits(model, replace(step, digits=digits, masked=masked), past, told)
         drawn, surety = _draw_digits(logits, sampling.temperature, generator)
         hidden_codes = masked.repeat_interleave(len(fsq.levels), -1)
         digits = torch.where(hidden_codes, drawn[:, None], digits)
@@ -112,10 +118,11 @@ def _raster(model: WorldModel, step: Steps, past: KeyValues | None, before: Tens
     digits = torch.zeros_like(step.digits)
     b, _, p, _ = digits.shape
     masked = torch.ones(b, 1, p, fsq.codes, dtype=torch.bool, device=digits.device)
+    told = model.told(replace(step, masked=masked), before[:, None])
     width = len(fsq.levels)
     for position in range(p):
         for code in range(fsq.codes):
-            logits = _frame_logits(model, replace(step, digits=digits, masked=masked), past, before, position)
+            logits = _frame_logits(model, replace(step, digits=digits, masked=masked), past, told, position)
             drawn, _ = _draw_digits(logits, sampling.temperature, generator)
             part = slice(code * width, (code + 1) * width)
             digits[:, 0, position, part] = drawn[:, 0, part]
@@ -123,9 +130,9 @@ def _raster(model: WorldModel, step: Steps, past: KeyValues | None, before: Tens
     return digits
 
 
-def _frame_logits(model: WorldModel, step: Steps, past: KeyValues | None, before: Tensor,
+def _frame_logits(model: WorldModel, step: Steps, past: KeyValues | None, told: Tensor,
                   position: int | None = None) -> list[Tensor]:
-    hidden = model.frame_hidden(model.step(step, past, before)[0])
+    hidden = model.frame_hidden(model.step(step, past, None, told)[0])
     return model.digit_logits(hidden if position is None else hidden[:, position:position + 1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,14 +21,24 @@ def pixels_of(images: ByteArray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).movedim(-1, -3).float() / 255
 
 
+def packed_digits(clips: list[Clip], packed: list[Mapping[str, ByteArray] | None],
+                  device: torch.device) -> Tensor | None:
+    """Digits of every clip by camera, (T, h, w, D) each -> (B, T, P, D) in rig order; None where a clip has none."""
+    known = [(clip.rig.names, digits) for clip, digits in zip(clips, packed) if digits is not None]
+    if len(known) < len(clips):
+        return None
+    parts = [torch.from_numpy(np.stack([digits[names[i]] for names, digits in known])).flatten(2, 3)
+             for i in range(len(clips[0].rig.cameras))]
+    return torch.cat(parts, 2).to(device).long()
+
+
 def digits_of(clips: list[Clip], tokenizer: FrameTokenizer, device: torch.device) -> Tensor:
     """Frames of all cameras -> (B, T, P, D) FSQ digits in rig order; clips packed as tokens have them already."""
+    packed = packed_digits(clips, [clip.digits for clip in clips], device)
+    if packed is not None:
+        return packed
     parts = []
     for name_index in range(len(clips[0].rig.cameras)):
-        packed = [clip.digits[clip.rig.names[name_index]] for clip in clips if clip.digits is not None]
-        if len(packed) == len(clips):
-            parts.append(torch.from_numpy(np.stack(packed)).to(device).long().flatten(2, 3))
-            continue
         images = np.stack([clip.frames[clip.rig.names[name_index]] for clip in clips])
         pixels = pixels_of(images, device)
         digits = tokenizer.encode(pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last))
@@ -68,7 +78,9 @@ def steps_from_clips(clips: list[Clip], tokenizer: FrameTokenizer, device: torch
         dt_s=torch.tensor([1 / c.rate_hz for c in clips], device=device, dtype=torch.float32),
         agents=stack([c.agents for c in clips]).float(), agents_valid=stack([c.agents_valid for c in clips]),
         layout=layout, layout_valid=torch.full((b,), layout is not None, device=device),
-        rays=torch.from_numpy(encoded[0][0]).to(device), cells=torch.from_numpy(encoded[0][1]).to(device), grids=grids)
+        rays=torch.from_numpy(encoded[0][0]).to(device), cells=torch.from_numpy(encoded[0][1]).to(device), grids=grids,
+        carried=packed_digits(clips, [c.carried for c in clips], device),
+        carried_drawn=packed_digits(clips, [c.carried_drawn for c in clips], device))
 
 
 def caption_ids(looks: list[Look | str | None], device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """The world model: one transformer over [caption] [step 0] [step 1] ... [task segment].
 
 A step is [action that led here: speed, curvature][agents][tokens of every camera]. Everything a step's frame positions
-are told before they are known is added to their embedding: the ray, the layout drawn into the camera, and a prior that
-moves the previous frame by the action (without it, small models learn to copy; the action would be ignored).
+are told before they are known is added to their embedding: the ray, the layout drawn into the camera, and a prior: the
+tokens of the frame before, carried here by geometry (see `reproject`; without it, small models ignore the action).
 
 Axes: B batch, T steps, P frame positions of a step over all cameras, K tokens a position, D FSQ digits a position,
 A agents, L caption tokens, d width, S = 2 + A + P positions of a step.
@@ -46,7 +46,8 @@ class Steps:
     actions: (B, T, 2) that led to each step, with actions_valid (B, T). dt_s: (B,).
     agents: (B, T, A, 12), agents_valid: (B, T, A). layout: one (B, T, 3, H, W) in [0, 1] a camera, or None.
     layout_valid: (B,). rays: (P, F), of the first clip's rig. cells: (P, 2) row, column. grids: rows, columns of each
-    camera. first_step: time of step 0.
+    camera. first_step: time of step 0. carried: (B, T, P, D) digits of the frame before, carried to each step;
+    carried_drawn: the same along the drawn depth, which holds where layout_valid. None: the frame before as it was.
     """
 
     digits: Tensor
@@ -64,6 +65,8 @@ class Steps:
     cells: Tensor
     grids: list[tuple[int, int]]
     first_step: int = 0
+    carried: Tensor | None = None
+    carried_drawn: Tensor | None = None
 
     def part(self, start: int, stop: int) -> Steps:
         """Steps [start, stop), keeping their place in time."""
@@ -75,6 +78,8 @@ class Steps:
                        actions_valid=cut(self.actions_valid), agents=cut(self.agents),
                        agents_valid=cut(self.agents_valid),
                        layout=None if self.layout is None else [cut(x) for x in self.layout],
+                       carried=None if self.carried is None else cut(self.carried),
+                       carried_drawn=None if self.carried_drawn is None else cut(self.carried_drawn),
                        first_step=self.first_step + start)
 
 
@@ -92,7 +97,7 @@ class LayoutEncoder(nn.Module):
 
 
 class MotionPrior(nn.Module):
-    """The previous step's frame embedding moved by the action: a convolution it modulates (FiLM), camera by camera."""
+    """What was carried here, mended: a convolution that the action modulates (FiLM), camera by camera."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -102,15 +107,15 @@ class MotionPrior(nn.Module):
         self.mix1 = nn.Conv2d(width, width, 3, padding=1)
         self.mix2 = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, previous: Tensor, action: Tensor, rays: Tensor, grids: list[tuple[int, int]]) -> Tensor:
-        """previous (N, P, d), action (N, 7) -> (N, P, d). As a scale meets a ray, a turn moves left and right apart."""
+    def forward(self, carried: Tensor, action: Tensor, rays: Tensor, grids: list[tuple[int, int]]) -> Tensor:
+        """carried (N, P, d), action (N, 7) -> (N, P, d). As a scale meets a ray, a turn moves left and right apart."""
         scale, shift = (self.modulate(action)[:, None] * (1 + self.ray(rays))).chunk(2, -1)
-        x = self.norm(previous) * (1 + scale) + shift
+        x = self.norm(carried) * (1 + scale) + shift
         out = []
         for x_camera, (rows, columns) in zip(x.split([r * c for r, c in grids], 1), grids):
             image = x_camera.transpose(1, 2).unflatten(2, (rows, columns))
             out.append(self.mix2(F.gelu(self.mix1(image))).flatten(2).transpose(1, 2))
-        return torch.cat(out, 1)
+        return carried + torch.cat(out, 1)
 
 
 class WorldModel(nn.Module):
@@ -155,28 +160,48 @@ class WorldModel(nn.Module):
             per_code = torch.where(masked[..., None], self.mask_code.to(per_code.dtype), per_code)
         return torch.where(seen[..., None], per_code.sum(-2), self.unseen.to(per_code.dtype))
 
-    def embed(self, steps: Steps, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, steps: Steps, before: Tensor | None = None, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """-> positions' embeddings (B, T, S, d), and the plain frame embeddings (B, T, P, d).
 
         before: the plain frame embedding (B, P, d) of the step before the first, for the prior; None at the start.
+        told: what ``told`` gave for these steps, where it is known already.
         """
-        b, t, p, _ = steps.digits.shape
         frames = self.frame_tokens(steps.digits, steps.masked, steps.seen)
-        rays = self.ray(steps.rays)
-        start = torch.zeros_like(frames[:, :1]) if before is None else before[:, None]
-        previous = torch.cat([start, frames[:, :-1]], 1)
-        x = frames + rays + self._layout(steps) + self._prior(steps, previous)
-        actions = self._actions(steps)
-        everything = torch.cat([actions, self._agents(steps), x], 2)
+        if told is None:
+            start = torch.zeros_like(frames[:, :1]) if before is None else before[:, None]
+            told = self.told(steps, torch.cat([start, frames[:, :-1]], 1))
+        head, frame = told.split([2 + self.config.agents, frames.shape[2]], 2)
+        return torch.cat([head, frame + frames], 2), frames
+
+    def told(self, steps: Steps, previous: Tensor) -> Tensor:
+        """(B, T, S, d): all that is added to the frames' tokens, and the action and the agents beside them.
+
+        previous: (B, T, P, d) plain frame embeddings of the step before each. The same in all passes of decoding.
+        """
+        b, t = steps.noise.shape
+        frame = self.ray(steps.rays) + self._layout(steps)
+        if steps.masked is not None:  # what is known needs no guess
+            guessed = steps.masked.flatten(2).any(-1)[..., None, None]
+            frame = frame + self._prior(steps, previous) * guessed
+        frame = frame.expand(b, t, -1, -1)
         info = torch.stack([steps.noise, steps.dt_s[:, None].expand(b, t)], -1)
-        return everything + self.step_info(info)[:, :, None], frames
+        return torch.cat([self._actions(steps), self._agents(steps), frame], 2) + self.step_info(info)[:, :, None]
 
     def _prior(self, steps: Steps, previous: Tensor) -> Tensor:
         b, t = steps.noise.shape
         valid = steps.actions_valid[..., None]
         features = action_features(steps.actions, steps.dt_s[:, None].expand(b, t)) * valid
         features = torch.cat([features, valid], -1).to(previous.dtype)
-        return self.prior(previous.flatten(0, 1), features.flatten(0, 1), steps.rays, steps.grids).unflatten(0, (b, t))
+        carried = self._carried(steps, previous)
+        return self.prior(carried.flatten(0, 1), features.flatten(0, 1), steps.rays, steps.grids).unflatten(0, (b, t))
+
+    def _carried(self, steps: Steps, previous: Tensor) -> Tensor:
+        if steps.carried is None:
+            return previous
+        digits = steps.carried
+        if steps.carried_drawn is not None:
+            digits = torch.where(steps.layout_valid[:, None, None, None], steps.carried_drawn, digits)
+        return self.frame_tokens(digits, None, torch.ones_like(digits[..., 0], dtype=torch.bool))
 
     def _layout(self, steps: Steps) -> Tensor:
         if steps.layout is None:
@@ -229,9 +254,10 @@ class WorldModel(nn.Module):
         frames = hidden[:, length:length + t * s].unflatten(1, (t, s))
         return frames, hidden[:, length + t * s:] if segment is not None else None
 
-    def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None) -> tuple[Tensor, KeyValues, Tensor]:
+    def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None,
+             told: Tensor | None = None) -> tuple[Tensor, KeyValues, Tensor]:
         """One step (T = 1) against a cache -> hidden (B, S, d), keys and values, plain frame embedding (B, P, d)."""
-        x, frames = self.embed(steps, before)
+        x, frames = self.embed(steps, before, told)
         hidden, keys = self.transformer(x[:, 0], self.positions(steps), [Span(0, x.shape[2])], past)
         return hidden, keys, frames[:, 0]
 

@@ -19,6 +19,7 @@ from drive_wm.geometry import xyyaw_from_pose
 from drive_wm.media import EGO_CENTER_M, EGO_LWH_M
 from drive_wm.model import DriveWM, GeneratedStep, LayoutSource, Sampling
 from drive_wm.render import Labels, Renderer, agents_at, signals_at
+from drive_wm.reproject import Drawn, draw_known
 from drive_wm.scene import Scene, action_variant, boxes_of, ego_poses, known_agents
 from drive_wm.types import BoolArray, ByteArray, Clip, FloatArray, Log, Rig, RoadMap
 from drive_wm.world.inputs import pixels_of
@@ -107,10 +108,10 @@ class Opening:
             return None
         log, ids = self.scene.log, self.scene.context.agent_ids
 
-        def draw(index: int, agents: FloatArray, valid: BoolArray) -> Mapping[str, ByteArray]:
+        def draw(index: int, agents: FloatArray, valid: BoolArray) -> Drawn:
             at, pose = self.times_us[index], course.poses[index - 1]
             boxes = agents_at(log, at) if mode == "given" else boxes_of(agents, valid, ids, pose)
-            return self.renderer.draw(self.rig, pose, boxes, signals_at(log, at), style="layout")
+            return draw_known(self.renderer, self.rig, pose, boxes, signals_at(log, at), ids)
 
         return draw
 
@@ -138,7 +139,7 @@ class Futures:
         sampling = Sampling(passes=self.opening.protocol.passes)
         for i, action in enumerate(course.actions[:steps]):
             agents = None if given is None else (given[0][i], given[1][i])
-            stream, step = self.model.advance(stream, self.opening.rig, action, i + 1, generator, sampling, layout,
+            stream, step = self.model.advance(stream, action, i + 1, generator, sampling, layout,
                                               agents)
             if i == 0 and course.name == "log":
                 self.first[mode] = stream.last
