@@ -24,7 +24,7 @@ from drive_wm.eval.statistics import agreement
 from drive_wm.types import FloatArray, InputError
 
 PLANNERS = ("direct", "camera", "camera,cruise_mps=5", "camera,cruise_mps=12", "camera,threshold=20",
-            "camera,threshold=80", "camera,reach_m=18", "camera,cruise_mps=12,threshold=255")
+            "camera,threshold=80", "camera,reach_m=18", "camera,headway_s=3")
 BLIND = ("constant_velocity", "log_replay")
 MEASURED = {
     "pearson": "correlation of the planners' mean totals", "spearman": "correlation of their ranks",

@@ -30,8 +30,9 @@ RANKED_S = 3.0  # by PSNR over copying at this horizon
 
 NOTES = {
     "frames": "PSNR and SSIM over all cameras under the true actions. over copy: the same start's PSNR over that of "
-              "its last frame; under reconstruction: what the tokens alone would have reached above it. overlap: "
-              "how far neighbouring cameras agree where they see the same; the truth's own value is the ceiling.",
+              "its last frame; under reconstruction: what the tokens alone would have reached above it. carried: "
+              "no model, the last frame moved on by geometry alone, what every mode's prior sees. overlap: how far "
+              "neighbouring cameras agree where they see the same; the truth's own value is the ceiling.",
     "seen_by_the_probe": "Read by a small network that was taught on drawn pictures alone. mIoU over the pixels of all "
                          "starts; agents kept: of those it finds in the true picture; the row of the truth is what "
                          "the probe can do.",

@@ -15,17 +15,18 @@ import torch
 from drive_wm.datasets.clips import time_grid
 from drive_wm.datasets.town.overlap import boxes_meet
 from drive_wm.eval.world.protocol import MODES, WorldProtocol
-from drive_wm.geometry import xyyaw_from_pose
+from drive_wm.geometry import integrate_actions, xyyaw_from_pose
 from drive_wm.media import EGO_CENTER_M, EGO_LWH_M
 from drive_wm.model import DriveWM, GeneratedStep, LayoutSource, Sampling
 from drive_wm.render import Labels, Renderer, agents_at, signals_at
-from drive_wm.reproject import Drawn, draw_known
+from drive_wm.reproject import Drawn, Reprojector, draw_known
 from drive_wm.scene import Scene, action_variant, boxes_of, ego_poses, known_agents
 from drive_wm.types import BoolArray, ByteArray, Clip, FloatArray, Log, Rig, RoadMap
 from drive_wm.world.inputs import pixels_of
 from drive_wm.world.model import Steps
 
 Shots = dict[str, ByteArray]
+CARRIED = {"carried, given": "given", "carried, none": "none"}  # contenders without a model, and what they are told
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,22 @@ class Futures:
             out.append(step)
         self.made[course.name, mode] = out
         return out
+
+    def carried(self, course: Course, mode: str, steps: Sequence[int]) -> Shots:
+        """No model: the last pictures seen, carried from step to step by the actions; "given" along the drawn depth."""
+        opening, context = self.opening, self.opening.scene.context
+        given = known_agents(opening.scene, course.poses) if mode == "given" else None
+        layout, reprojector = opening.layout(course, mode), Reprojector(opening.rig)
+        pictures: Mapping[str, ByteArray] = {n: context.frames[n][-1] for n in opening.rig.names}
+        agents, valid, made = context.agents[-1], context.agents_valid[-1], []
+        for i, action in enumerate(course.actions[:max(steps)]):
+            now, known = (given[0][i], given[1][i]) if given is not None else (agents, valid)
+            drawn = layout(i + 1, now, known) if layout is not None else None
+            move = integrate_actions(np.zeros(3), action[None], 1 / context.rate_hz)[0]
+            pictures = reprojector.carry(pictures, move, drawn, agents, now, valid & known)
+            agents, valid = now, known
+            made.append(pictures)
+        return stacked([made[k - 1] for k in steps], opening.rig)
 
 
 def free_way(log: Log, poses: FloatArray, times_us: Sequence[int]) -> BoolArray:

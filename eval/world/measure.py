@@ -13,7 +13,7 @@ import torch
 
 from drive_wm.eval.world import told
 from drive_wm.eval.world.bits import bits_of_step
-from drive_wm.eval.world.futures import Course, Futures, Opening, Shots, picked, reconstructed
+from drive_wm.eval.world.futures import CARRIED, Course, Futures, Opening, Shots, picked, reconstructed
 from drive_wm.eval.world.images import Overlap, agreement_db, overlaps, psnr_db, ssim
 from drive_wm.eval.world.lamps import Lamp, lamps_in
 from drive_wm.eval.world.probe import Probe, Reading
@@ -137,6 +137,8 @@ def measure_course(job: Job, model: DriveWM, probe: Probe, futures: Futures, out
     judged = judge(futures.opening, probe)
     opening, steps = judged.opening, judged.steps
     shots = {TRUTH: judged.truth, RECONSTRUCTION: reconstructed(model, judged.truth), COPY: opening.copied(steps)}
+    shots |= {name: futures.carried(judged.course, mode, steps) for name, mode in CARRIED.items()
+              if mode in opening.modes}
     made: dict[str, list[GeneratedStep]] = {}
     for mode in (m for m in job.modes if m in opening.modes):
         made[mode] = futures.generate(judged.course, mode)
@@ -156,7 +158,8 @@ def measure_course(job: Job, model: DriveWM, probe: Probe, futures: Futures, out
         bits = bits_of_step(model, first, futures.first[mode], judged.truth, opening.rig, job.protocol.passes, job.seed)
         size = sum(c.width * c.height for c in opening.rig.cameras)
         add(out.rows, mode, {1: {"bits_per_pixel_s": bits / size * job.protocol.rate_hz}})
-    out.sheet = sheet_of(judged.steps, job.protocol.rate_hz, {n: f for n, f in shots.items() if n != COPY})
+    pictured = {n: f for n, f in shots.items() if n != COPY and n not in CARRIED}
+    out.sheet = sheet_of(judged.steps, job.protocol.rate_hz, pictured)
 
 
 def judge(opening: Opening, probe: Probe) -> Judged:
@@ -260,6 +263,9 @@ def told_rows(job: Job, probe: Probe, futures: Futures) -> list[Row]:
     rows: list[Row] = [{"mode": TRUTH, "action": a, "step": near, "free_s": int(c.free[:near].sum()) / protocol.rate_hz,
                         "blocked": float(not c.free[:near].all())} for a, c in courses.items()]
     rows += [{"mode": RECONSTRUCTION, **row} for row in told.tell(ceiling, seen, courses, steps, protocol)]
+    for name, mode in CARRIED.items():
+        alone = {a: shown(futures.carried(c, mode, steps)) for a, c in courses.items()}
+        rows += [{"mode": name, **row} for row in told.tell(alone, seen, courses, steps, protocol)]
     for mode in job.modes:
         made = {a: futures.generate(c, mode, near) for a, c in courses.items()}
         futures_seen = {a: shown(picked(m, steps, opening.rig)) for a, m in made.items()}
