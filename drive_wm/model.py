@@ -22,6 +22,7 @@ from torch import Tensor
 from drive_wm.config import from_json, to_json
 from drive_wm.datasets.clips import nearest_agents
 from drive_wm.datasets.rigs import at_height
+from drive_wm.decoder.model import DecoderConfig, PictureDecoder
 from drive_wm.encoders.actions import actions_of_bins
 from drive_wm.geometry import integrate_actions
 from drive_wm.reproject import Drawn, Reprojector
@@ -54,6 +55,7 @@ class ModelConfig:
     width: int = 112  # of the images it was trained on
     height: int = 64
     context: int = 4
+    decoder: DecoderConfig | None = None  # of the picture decoder, where the weights hold one
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class DriveWM:
     """Tokenizer and world model. Everything takes a seed; the same seed on the same machine gives the same bytes."""
 
     def __init__(self, config: ModelConfig, tokenizer: FrameTokenizer, world: WorldModel,
-                 name: str = "unnamed") -> None:
-        self.config, self.name = config, name
+                 name: str = "unnamed", decoder: PictureDecoder | None = None) -> None:
+        self.config, self.name = replace(config, decoder=decoder.config if decoder else None), name
+        self.decoder = decoder.eval() if decoder else None
         self.tokenizer = tokenizer.eval()
         self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not list it
         self.world = world.eval()
@@ -89,7 +92,8 @@ class DriveWM:
     def create(cls, config: ModelConfig = ModelConfig(), seed: int = 0) -> DriveWM:
         """Random weights."""
         torch.manual_seed(seed)
-        return cls(config, FrameTokenizer(config.tokenizer), WorldModel(config.world))
+        decoder = PictureDecoder(config.decoder) if config.decoder else None
+        return cls(config, FrameTokenizer(config.tokenizer), WorldModel(config.world), decoder=decoder)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str = "cpu") -> DriveWM:
@@ -103,20 +107,20 @@ class DriveWM:
         if meta.get("format") != FORMAT:
             raise InputError(f"{folder}: format {meta.get('format')!r}, expected {FORMAT!r}")
         model = cls.create(from_json(ModelConfig, meta["model"]))
-        for part in ("tokenizer", "world"):
+        for part in model.parts:
             load_weights(folder / f"{part}.safetensors", getattr(model, part))
         model.name = meta.get("name", folder.name)
         return model.to(device)
 
     def save_pretrained(self, folder: str | Path, card: str | None = None, name: str | None = None) -> Path:
-        """Writes config.json, tokenizer.safetensors and world.safetensors (bfloat16), and README.md, all or nothing."""
+        """Writes config.json, the weights of every part (bfloat16) and README.md, all or nothing."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for part in ("tokenizer", "world"):
+        for part in self.parts:
             state = getattr(self, part).state_dict()
             halves = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in state.items()}
             save_file(halves, str(temporary / f"{part}.safetensors"))
@@ -128,9 +132,14 @@ class DriveWM:
         os.replace(temporary, folder)
         return folder
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The networks, as the files of a checkpoint are called."""
+        return ("tokenizer", "world", *(("decoder",) if self.decoder else ()))
+
     def to(self, device: str) -> DriveWM:
-        self.tokenizer.to(device)
-        self.world.to(device)
+        for part in self.parts:
+            getattr(self, part).to(device)
         return self
 
     @property
@@ -174,6 +183,8 @@ class DriveWM:
             steps = steps_from_clips([clip], self.tokenizer, self.device, slots)
             stream = read_context(self.world, caption_ids([prompt if prompt else clip.look], self.device), steps)
         stream.rig = clip.rig
+        if clip.frames and clip.frames_valid[-1].all():
+            stream.pictures = [clip.frames[name][-1:] for name in clip.rig.names]
         return stream
 
     @torch.no_grad()
@@ -216,28 +227,26 @@ class DriveWM:
             seen_agents, seen_valid = states[0, 0].double().cpu().numpy(), valid[0, 0].cpu().numpy()
             drawn = layout(index, seen_agents, seen_valid) if layout is not None else None
             tracked = last.agents_valid[0, 0].cpu().numpy() & seen_valid
-            carried = self.carried(stream, moved, drawn, last.agents[0, 0].double().cpu().numpy(), seen_agents,
-                                   tracked)
+            carried = self.carry(stream, moved, drawn, last.agents[0, 0].double().cpu().numpy(), seen_agents, tracked)
             step = replace(
                 last, actions=act, actions_valid=torch.ones(1, 1, dtype=torch.bool, device=device), agents=states,
                 agents_valid=valid, noise=torch.zeros_like(last.noise), first_step=last.first_step + 1, masked=None,
                 seen=torch.ones_like(last.seen),
                 layout=None if drawn is None else [pixels_of(drawn.layout[c][None, None], device) for c in rig.names],
-                carried=carried, carried_drawn=None,
+                carried=self.encoded(carried, last.grids), carried_drawn=None,
                 layout_valid=torch.full((1,), drawn is not None, device=device))
-            stream = next_step(self.world, stream, step, sampling, generator)
-            frames = self.images(stream.last.digits[:, 0], stream.last.grids)
+            stream = next_step(self.world, stream, step, sampling.at(index), generator)
+            frames = self.pictures(stream, carried, drawn)
         stream.pictures = frames
         named = {name: images[0] for name, images in zip(rig.names, frames)}
         digits = stream.last.digits[0, 0].cpu().numpy()
         return stream, GeneratedStep(index, named, seen_agents, seen_valid, drawn.layout if drawn else None, digits)
 
-    def carried(self, stream: Stream, moves: FloatArray, drawn: Drawn | None = None,
-                before: FloatArray | None = None, now: FloatArray | None = None,
-                tracked: BoolArray | None = None) -> Tensor:
-        """What the newest frames of B futures show of their next: digits (B, 1, P, D). moves: (B, 3) of each ego.
+    def carry(self, stream: Stream, moves: FloatArray, drawn: Drawn | None = None, before: FloatArray | None = None,
+              now: FloatArray | None = None, tracked: BoolArray | None = None) -> list[ByteArray]:
+        """What the newest pictures of B futures show of their next: one (B, H, W, 3) uint8 a camera.
 
-        The rest as in ``Reprojector.carry``.
+        moves: (B, 3) of each ego. The rest as in ``Reprojector.carry``.
         """
         last, rig = stream.last, rig_of(stream)
         pictures = stream.pictures or self.images(last.digits[:, 0], last.grids)
@@ -245,25 +254,48 @@ class DriveWM:
             self._reprojector = Reprojector(rig)
         made = [self._reprojector.carry({name: p[i] for name, p in zip(rig.names, pictures)}, move, drawn, before, now,
                                         tracked) for i, move in enumerate(moves)]
-        out: list[Tensor | None] = [None] * len(last.grids)
-        for grid in dict.fromkeys(last.grids):
-            members = [i for i, g in enumerate(last.grids) if g == grid]
-            images = np.stack([[m[rig.names[i]] for m in made] for i in members])
-            pixels = pixels_of(images, self.device).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            digits = self.tokenizer.encode(pixels).flatten(1, 2).unflatten(0, (len(members), len(moves)))
-            for i, one in zip(members, digits):
-                out[i] = one
-        return torch.cat([one for one in out if one is not None], 1)[:, None]
+        return [np.stack([one[name] for one in made]) for name in rig.names]
+
+    def encoded(self, pictures: list[ByteArray], grids: list[tuple[int, int]]) -> Tensor:
+        """One (B, H, W, 3) uint8 a camera -> digits (B, 1, P, D); cameras of one size are encoded together."""
+        out: dict[int, Tensor] = {}
+        for members in by_size(grids):
+            pixels = self._pixels([pictures[i] for i in members])
+            digits = self.tokenizer.encode(pixels).flatten(1, 2)
+            out |= dict(zip(members, digits.unflatten(0, (len(members), -1))))
+        return torch.cat([out[i] for i in range(len(grids))], 1)[:, None]
+
+    def pictures(self, stream: Stream, carried: list[ByteArray], drawn: Drawn | None = None) -> list[ByteArray]:
+        """The newest step of B futures: what its tokens stand for, sharpened by what was carried to it, and the layout.
+
+        One (B, H, W, 3) uint8 a camera, where there is no picture decoder that of the tokens alone.
+        """
+        digits, grids, names = stream.last.digits[:, 0], stream.last.grids, rig_of(stream).names
+        if self.decoder is None:
+            return self.images(digits, grids)
+        parts, out = digits.split([r * c for r, c in grids], 1), {}
+        for members in by_size(grids):
+            decoded = self.tokenizer.decode(torch.cat([parts[i].unflatten(1, grids[i]) for i in members]))
+            layout = torch.zeros_like(decoded)
+            if drawn is not None:
+                layout = self._pixels([np.broadcast_to(drawn.layout[names[i]], carried[i].shape) for i in members])
+            known = torch.full((len(decoded),), drawn is not None, device=self.device)
+            made = self.decoder(decoded, self._pixels([carried[i] for i in members]), layout, known)
+            out |= dict(zip(members, to_images(made).reshape(len(members), *carried[members[0]].shape)))
+        return [out[i] for i in range(len(grids))]
+
+    def _pixels(self, pictures: list[ByteArray]) -> Tensor:
+        """Pictures of one size, (B, H, W, 3) each -> (N * B, 3, H, W)."""
+        return pixels_of(np.concatenate(pictures), self.device).contiguous(memory_format=torch.channels_last)
 
     def images(self, digits: Tensor, grids: list[tuple[int, int]]) -> list[ByteArray]:
         """(N, P, D) -> one (N, H, W, 3) uint8 a camera; cameras of one size are decoded together."""
         parts = digits.split([r * c for r, c in grids], 1)
         out: dict[int, ByteArray] = {}
-        for grid in dict.fromkeys(grids):
-            members = [i for i, g in enumerate(grids) if g == grid]
-            stacked = torch.cat([parts[i].unflatten(1, grid) for i in members])
+        for members in by_size(grids):
+            stacked = torch.cat([parts[i].unflatten(1, grids[i]) for i in members])
             images = to_images(self.tokenizer.decode(stacked))
-            out |= dict(zip(members, images.reshape(len(members), len(digits), grid[0] * 16, grid[1] * 16, 3)))
+            out |= dict(zip(members, images.reshape(len(members), len(digits), *images.shape[1:])))
         return [out[i] for i in range(len(grids))]
 
     @torch.no_grad()
@@ -303,6 +335,11 @@ class DriveWM:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def by_size(grids: list[tuple[int, int]]) -> list[list[int]]:
+    """Indices of the cameras of each size."""
+    return [[i for i, other in enumerate(grids) if other == grid] for grid in dict.fromkeys(grids)]
 
 
 def rig_of(stream: Stream) -> Rig:

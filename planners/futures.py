@@ -16,7 +16,7 @@ from drive_wm.encoders.actions import action_bins, actions_of_bins
 from drive_wm.geometry import integrate_actions
 from drive_wm.model import DriveWM
 from drive_wm.types import FloatArray, InputError
-from drive_wm.world.decode import Sampling, Stream, next_agents, next_step
+from drive_wm.world.decode import Sampling, Stream, next_agents, next_digits, next_step
 from drive_wm.world.model import Segment, Steps
 from drive_wm.world.transformer import KeyValues, Span
 from drive_wm.world.vocabulary import RANGES, special
@@ -106,12 +106,13 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
         step = _moved(model, stream, actions[:, i], sampling, generator)
         if draw:
             moves = integrate_actions(np.zeros((count, 3)), actions[:, i:i + 1], float(step.dt_s[0]))[:, 0]
-            step = replace(step, carried=model.carried(stream, moves))
+            carried = model.carry(stream, moves)
+            step = replace(step, carried=model.encoded(carried, step.grids))
         stream = next_step(model.world, stream, step, sampling, generator)
         agents.append(step.agents[:, 0])
         digits.append(stream.last.digits[:, 0])
         if draw:
-            stream.pictures = model.images(digits[-1], stream.last.grids)
+            stream.pictures = model.pictures(stream, carried)
             pictures.append(stream.pictures)
     frames = [np.stack(camera, 1) for camera in zip(*pictures)] if draw else None
     return Futures(torch.stack(agents, 1).double().cpu().numpy(), torch.stack(digits, 1), frames)

@@ -1,0 +1,1 @@
+"""Tokens, and what else is known of a step, to its pictures."""
