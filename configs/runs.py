@@ -10,16 +10,56 @@ def tiny_tokenizer() -> Any:
     """A tokenizer of tiny's size: six cameras at 64 x 112 on the town. What made the shipped one is in its card."""
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun
 
-    data = DataConfig(("town:0-299",), end_s=12.0, batch_size=8, camera_dropout=0.0)
-    return TokenizerRun("tiny_tokenizer", data=data, optimizer=OptimizerConfig(lr=1.5e-3), steps=2000)
+    data = DataConfig(("town:0-599",), end_s=12.0, batch_size=8, camera_dropout=0.0)
+    return TokenizerRun("tiny_tokenizer", data=data, optimizer=OptimizerConfig(lr=1.5e-3), steps=3600)
 
 
 def tiny_world() -> Any:
-    """A world model of tiny's size, on the tokens of a trained tokenizer (--from or --set tokenizer=FOLDER)."""
+    """A world model of tiny's size, on the tokens of a trained tokenizer (--from or --set tokenizer=FOLDER).
+
+    Pack the tokens once (drive-wm data pack --tokens) and give them with --source shards:DIR: frames are decoded and
+    encoded again to be carried to the next step, which costs more than a training step.
+    """
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
 
-    return WorldRun("tiny_world", data=DataConfig(("town:0-299",), end_s=12.0, batch_size=4),
-                    optimizer=OptimizerConfig(lr=1e-3), steps=1500, task_share=0.35)
+    return WorldRun("tiny_world", data=DataConfig(("town:0-599",), end_s=7.0, batch_size=4),
+                    optimizer=OptimizerConfig(lr=1e-3, ema=0.997), steps=2400, task_share=0.3)
+
+
+def small_tokenizer() -> Any:
+    """A tokenizer of small's size, for one GPU: six cameras at 256 x 448 on the town. Not trained by us yet.
+
+    Pack the drives once (drive-wm data pack --set width=448 height=256) and give them with --source shards:DIR.
+    """
+    from drive_wm.presets import small
+    from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun
+
+    model = small()
+    data = DataConfig(("town:0-1999",), width=model.width, height=model.height, batch_size=8, camera_dropout=0.0)
+    return TokenizerRun("small_tokenizer", model.tokenizer, data, OptimizerConfig(lr=1e-3), steps=40_000,
+                        checkpoint_every=1000, sheet_every=2000)
+
+
+def small_world() -> Any:
+    """A world model of small's size (0.1 B), for one GPU, on small_tokenizer's tokens. Not trained by us yet."""
+    from drive_wm.presets import small
+    from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
+
+    model = small()
+    data = DataConfig(("town:0-1999",), width=model.width, height=model.height, batch_size=4)
+    return WorldRun("small_world", model=model.world, data=data, optimizer=OptimizerConfig(lr=6e-4, warmup=500),
+                    steps=60_000, checkpoint_every=1000, sheet_every=2000)
+
+
+def base_world() -> Any:
+    """A world model of base's size (1 B), for a GPU of 80 GB, on small_tokenizer's tokens. Not trained by us yet."""
+    from drive_wm.presets import base
+    from drive_wm.training.tasks import DataConfig, OptimizerConfig, WorldRun
+
+    model = base()
+    data = DataConfig(("town:0-9999",), width=model.width, height=model.height, batch_size=1)
+    return WorldRun("base_world", model=model.world, data=data, optimizer=OptimizerConfig(lr=3e-4, warmup=1000),
+                    steps=200_000, checkpoint_every=2000, sheet_every=5000)
 
 
 def adapt_tokenizer() -> Any:
@@ -44,6 +84,9 @@ def adapt_world() -> Any:
 RUNS: dict[str, Callable[[], Any]] = {
     "tiny_tokenizer": tiny_tokenizer,
     "tiny_world": tiny_world,
+    "small_tokenizer": small_tokenizer,
+    "small_world": small_world,
+    "base_world": base_world,
     "adapt_tokenizer": adapt_tokenizer,
     "adapt_world": adapt_world,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 import tempfile
@@ -119,16 +118,11 @@ def _encode(av: Any, path: Path, images: Sequence[ByteArray], fps: float, codec:
         container.mux(stream.encode())
 
 
-def png_data_uri(image: ByteArray) -> str:
-    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
-
-
-def mp4_data_uri(path: str | Path) -> str:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise FrameError(f"film {path} cannot be read: {error.strerror or error}") from error
-    return "data:video/mp4;base64," + base64.b64encode(data).decode()
+def psnr_db(a: ByteArray, b: ByteArray) -> FloatArray:
+    """(..., H, W, 3) uint8 each -> (...): -10 log10 of the mean squared error in units of full scale."""
+    error = ((a.astype(np.float32) - b) / 255).astype(np.float64)
+    quality: FloatArray = -10 * np.log10(np.maximum(np.square(error).mean((-1, -2, -3)), 1e-10))
+    return quality
 
 
 # --- sheets -------------------------------------------------------------------------------------------------------
@@ -263,7 +257,7 @@ def _edge(image: ByteArray, camera: Camera, a: FloatArray, b: FloatArray, color:
 # --- from above ---------------------------------------------------------------------------------------------------
 
 
-class _Above:
+class TopView:
     """World to pixels of a square picture, the ego's heading up, the ego below the middle."""
 
     def __init__(self, world_from_rig: FloatArray, size_px: int, range_m: float) -> None:
@@ -288,7 +282,8 @@ class _Above:
             cv2.polylines(self.image, [self.pixels(points)], closed, color, thickness, cv2.LINE_AA, 4)
 
 
-def _draw_map(above: _Above, road_map: RoadMap) -> None:
+def draw_map(above: TopView, road_map: RoadMap) -> None:
+    """Surfaces, then buildings and trees, then the edges of lanes and the paint."""
     for polygons, color in ((road_map.walkways, (92, 88, 82)), (road_map.drivable, (78, 80, 84)),
                             (road_map.carparks, (86, 84, 92)), (road_map.intersections, (72, 74, 80)),
                             (road_map.crossings, (120, 120, 134))):
@@ -307,7 +302,7 @@ def _draw_map(above: _Above, road_map: RoadMap) -> None:
             above.line(marking.points_m, (206, 170, 70) if marking.style.startswith("yellow") else (170, 172, 176))
 
 
-def _draw_box(above: _Above, xyyaw: FloatArray, lwh_m: FloatArray, color: Color, center_m: float = 0.0) -> None:
+def _draw_box(above: TopView, xyyaw: FloatArray, lwh_m: FloatArray, color: Color, center_m: float = 0.0) -> None:
     corners = box_corners(xyyaw, lwh_m[0], lwh_m[1], center_m)
     above.fill(corners, color)
     above.line(corners, (16, 16, 18), closed=True)
@@ -322,9 +317,9 @@ def draw_topdown(road_map: RoadMap | None, ego_paths: Sequence[tuple[str, FloatA
 
     ego_paths: (label, (N, 3) world x y yaw, colour), listed in a legend. signal_states: id -> index into SIGNAL_STATES.
     """
-    above = _Above(world_from_rig, size_px, range_m)
+    above = TopView(world_from_rig, size_px, range_m)
     if road_map is not None:
-        _draw_map(above, road_map)
+        draw_map(above, road_map)
     for signal in signals or ():
         color = SIGNAL_COLORS[SIGNAL_STATES[(signal_states or {}).get(signal.id, 0)]]
         if signal.stop_line_m is not None:

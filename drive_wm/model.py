@@ -2,7 +2,7 @@
 
     model = DriveWM.from_pretrained("tiny")
     for step in model.rollout(clip, actions): ...
-    plan = model.plan(clip, route); explanation = model.explain(clip, "Why?")
+    plan = model.plan(clip, route); explanation = model.explain(scene, "Why?")
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from drive_wm.reproject import Drawn, Reprojector
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
 from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Plan, Rig, Trajectory
 from drive_wm.world.decode import (
+    Guidance,
     Sampling,
     Stream,
     answer_grammar,
@@ -41,9 +43,10 @@ from drive_wm.world.decode import (
 from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
 from drive_wm.world.model import WorldConfig, WorldModel
 from drive_wm.world.reasons import MAX_CAUSES, MAX_TEXT_TOKENS, question_ids, read_answer
+from drive_wm.world.transformer import KeyValues, Transformer
 from drive_wm.world.vocabulary import RANGES, special
 
-FORMAT = "drive_wm.model@1"
+FORMAT = "drive_wm.model@2"  # 1 had another prior: its weights would run, and ignore the action
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -72,6 +75,16 @@ class GeneratedStep:
 
 # (step index from 1, agents (A, 12) in the rig frame of that step, agents_valid (A,)) -> what is known of that step
 LayoutSource = Callable[[int, FloatArray, BoolArray], Drawn | None]
+
+
+class Moment(Protocol):
+    """What a question is about: the past, and the points ahead (8, 2) in the rig frame; a `scene.Scene` is one."""
+
+    @property
+    def context(self) -> Clip: ...
+
+    @property
+    def route(self) -> FloatArray: ...
 
 
 class DriveWM:
@@ -105,7 +118,8 @@ class DriveWM:
             raise InputError(f"{folder}: config.json cannot be read ({error}); "
                              "expected a folder of save_pretrained") from None
         if meta.get("format") != FORMAT:
-            raise InputError(f"{folder}: format {meta.get('format')!r}, expected {FORMAT!r}")
+            raise InputError(f"{folder}: format {meta.get('format')!r}, expected {FORMAT!r}; weights of another format "
+                             "were made by another version of this package: train anew, or install that one")
         model = cls.create(from_json(ModelConfig, meta["model"]))
         for part in model.parts:
             load_weights(folder / f"{part}.safetensors", getattr(model, part))
@@ -124,6 +138,7 @@ class DriveWM:
             state = getattr(self, part).state_dict()
             halves = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in state.items()}
             save_file(halves, str(temporary / f"{part}.safetensors"))
+            (temporary / f"{part}.safetensors").chmod(0o644)  # the library lets nobody else read what it writes
         meta = {"format": FORMAT, "name": name or self.name, "model": to_json(self.config)}
         (temporary / "config.json").write_text(json.dumps(meta, indent=1))
         if card is not None:
@@ -140,6 +155,26 @@ class DriveWM:
     def to(self, device: str) -> DriveWM:
         for part in self.parts:
             getattr(self, part).to(device)
+        return self
+
+    def compiled(self) -> DriveWM:
+        """Compiles the world model's transformer, in place, and returns itself; on a GPU it runs as CUDA graphs.
+
+        Each new length of the past is compiled until the window is full, so the first steps take minutes. Results agree
+        to rounding, not to the bit. The weights and their names stay. Not measured on a GPU so far.
+        """
+        transformer, graphs = self.world.transformer, self.device.type == "cuda"
+        run = torch.compile(partial(Transformer.forward, transformer), mode="reduce-overhead" if graphs else "default")
+
+        def forward(*args: Any) -> tuple[Tensor, KeyValues]:
+            if graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            hidden, keys = run(*args)
+            if graphs:  # the next replay writes into the same memory, and keys are kept
+                hidden, keys = hidden.clone(), [(k.clone(), v.clone()) for k, v in keys]
+            return hidden, keys
+
+        transformer.forward = forward  # type: ignore[method-assign, assignment]
         return self
 
     @property
@@ -194,7 +229,8 @@ class DriveWM:
         """Imagines a step for each action (N, 2) after the clip's last frame, and yields it as soon as it is made.
 
         agents: known future ones, (N, A, 12) and (N, A) in the slots of ``nearest_agents(clip, ...)``; None imagines
-        them. layout: draws what is known of a step into its cameras; None goes without.
+        them. layout: draws what is known of a step into its cameras; None goes without. sampling: its guidance is that
+        of the first step.
         """
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim != 2 or actions.shape[1] != 2 or not np.isfinite(actions).all():
@@ -228,15 +264,18 @@ class DriveWM:
             drawn = layout(index, seen_agents, seen_valid) if layout is not None else None
             tracked = last.agents_valid[0, 0].cpu().numpy() & seen_valid
             carried = self.carry(stream, moved, drawn, last.agents[0, 0].double().cpu().numpy(), seen_agents, tracked)
+            tokens, drawn_tokens = self.encoded(carried, last.grids), None
+            if drawn is not None and sampling.guidance.layout != 1:  # what is not told the layout is carried without it
+                tokens, drawn_tokens = self.encoded(self.carry(stream, moved), last.grids), tokens
             step = replace(
                 last, actions=act, actions_valid=torch.ones(1, 1, dtype=torch.bool, device=device), agents=states,
                 agents_valid=valid, noise=torch.zeros_like(last.noise), first_step=last.first_step + 1, masked=None,
                 seen=torch.ones_like(last.seen),
                 layout=None if drawn is None else [pixels_of(drawn.layout[c][None, None], device) for c in rig.names],
-                carried=self.encoded(carried, last.grids), carried_drawn=None,
+                carried=tokens, carried_drawn=drawn_tokens,
                 layout_valid=torch.full((1,), drawn is not None, device=device))
             stream = next_step(self.world, stream, step, sampling.at(index), generator)
-            frames = self.pictures(stream, carried, drawn)
+            frames = self.pictures(stream.last.digits[:, 0], last.grids, rig.names, carried, drawn)
         stream.pictures = frames
         named = {name: images[0] for name, images in zip(rig.names, frames)}
         digits = stream.last.digits[0, 0].cpu().numpy()
@@ -265,15 +304,15 @@ class DriveWM:
             out |= dict(zip(members, digits.unflatten(0, (len(members), -1))))
         return torch.cat([out[i] for i in range(len(grids))], 1)[:, None]
 
-    def pictures(self, stream: Stream, carried: list[ByteArray], drawn: Drawn | None = None) -> list[ByteArray]:
-        """The newest step of B futures: what its tokens stand for, sharpened by what was carried to it, and the layout.
+    def pictures(self, digits: Tensor, grids: list[tuple[int, int]], names: Sequence[str], carried: list[ByteArray],
+                 drawn: Drawn | None = None) -> list[ByteArray]:
+        """Digits (B, P, D) of a step -> what they stand for, sharpened by what was carried to it, and by its layout.
 
-        One (B, H, W, 3) uint8 a camera, where there is no picture decoder that of the tokens alone.
+        One (B, H, W, 3) uint8 a camera, as ``carried``; where there is no picture decoder, of the tokens alone.
         """
-        digits, grids, names = stream.last.digits[:, 0], stream.last.grids, rig_of(stream).names
         if self.decoder is None:
             return self.images(digits, grids)
-        parts, out = digits.split([r * c for r, c in grids], 1), {}
+        parts, out = digits.split([r * c for r, c in grids], 1), dict[int, ByteArray]()
         for members in by_size(grids):
             decoded = self.tokenizer.decode(torch.cat([parts[i].unflatten(1, grids[i]) for i in members]))
             layout = torch.zeros_like(decoded)
@@ -313,9 +352,14 @@ class DriveWM:
         return Plan(Trajectory(times, integrate_actions(np.zeros(3), actions, 1 / clip.rate_hz)), actions=actions)
 
     @torch.no_grad()
-    def explain(self, clip: Clip, question: str = "Why are you doing this?", route: FloatArray | None = None, *,
-                stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> Explanation:
-        """The model's decision, its typed causes and a sentence, answering a question about the clip's last moment."""
+    def explain(self, scene: Clip | Moment, question: str = "Why are you doing this?", route: FloatArray | None = None,
+                *, stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> Explanation:
+        """The model's decision, its typed causes and a sentence, answering a question about the scene's last moment.
+
+        scene: a `scene.Scene`, whose route is taken, or a clip of the past.
+        """
+        clip = scene if isinstance(scene, Clip) else scene.context
+        route = scene.route if route is None and not isinstance(scene, Clip) else route
         opening = question_ids(question)
         if clip.agents.shape[1] != self.config.world.agents:
             clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
@@ -392,4 +436,4 @@ def _download(hub_id: str) -> Path:
                          "check the name and the network, or give a folder") from None
 
 
-__all__ = ["DriveWM", "GeneratedStep", "ModelConfig", "Sampling", "find_checkpoint"]
+__all__ = ["DriveWM", "GeneratedStep", "Guidance", "ModelConfig", "Sampling", "find_checkpoint"]

@@ -12,7 +12,7 @@ import numpy as np
 from drive_wm import __version__
 from drive_wm.eval.loop import FrameCallback, simulate
 from drive_wm.eval.metrics import References, Road
-from drive_wm.eval.parts import Row, step_columns
+from drive_wm.eval.parts import Row
 from drive_wm.eval.protocols import Protocol, config_hash, get_protocol, score_rollout
 from drive_wm.eval.references import references_for
 from drive_wm.eval.scenarios import rules_for, with_lead_in
@@ -143,11 +143,3 @@ def aggregate(rows: Sequence[Row], protocol: str | Protocol = "drive@1.0", seed:
             entry |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
         table.append(entry)
     return table
-
-
-def per_step_rows(rollout: Rollout, scores: Mapping[str, Score]) -> list[Row]:
-    """One plain row a step: ids, the ego's state, the log's pose, and each score's evidence at that step (or None)."""
-    columns = step_columns(rollout, scores)
-    head: Row = {"log_id": rollout.log_id, "planner": rollout.planner, "renderer": rollout.renderer,
-                 "seed": rollout.seed}
-    return [{**head, "step": i, **dict(zip(columns, values))} for i, values in enumerate(zip(*columns.values()))]

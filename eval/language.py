@@ -16,8 +16,9 @@ from drive_wm.eval import report
 from drive_wm.eval.language_moment import ANSWERED, MomentResult, counts_of, judge
 from drive_wm.eval.language_recorded import score_drivelm
 from drive_wm.eval.run_folder import RunFolder
+from drive_wm.eval.statistics import interval
 from drive_wm.model import DriveWM
-from drive_wm.types import InputError, Log
+from drive_wm.types import FloatArray, InputError, IntArray, Log
 
 Rows = list[dict[str, Any]]
 MOMENTS_S = (4.0, 10.0)  # of a log: late enough for the model's context, with four seconds still to come
@@ -105,10 +106,12 @@ def ratio(part: Sequence[float], whole: Sequence[float], seed: int) -> tuple[flo
     value = float(over.sum() / under.sum())
     if len(over) < 2:
         return value, nan, nan
-    draws = np.random.default_rng(seed).integers(0, len(over), (RESAMPLES, len(over)))
-    sums = under[draws].sum(1)
-    low, high = np.percentile(over[draws].sum(1)[sums > 0] / sums[sums > 0], [2.5, 97.5])
-    return value, float(low), float(high)
+
+    def on(draws: IntArray) -> FloatArray:
+        sums = under[draws].sum(1)
+        return np.divide(over[draws].sum(1), sums, out=np.full(len(sums), nan), where=sums > 0)
+
+    return value, *interval(on, len(over), seed, RESAMPLES, undefined=1.0)
 
 
 def _row(name: str, part: Sequence[float], whole: Sequence[float], seed: int) -> dict[str, Any]:

@@ -133,10 +133,6 @@ class Protocol:
     def term(self, name: str) -> Term:
         return next((term for term in self.terms if term.name == name), Term(name, name))
 
-    @property
-    def closed_loop(self) -> bool:
-        return self.tracking != "log"
-
 
 _LOOP: dict[str, Any] = {"start_s": 2.0, "replan_s": 0.5, "tracking": "lqr", "traffic": "log"}
 _OPEN: dict[str, Any] = {**_LOOP, "duration_s": 15.0, "tracking": "log", "vehicle": "zoe", "factors": (),

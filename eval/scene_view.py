@@ -104,11 +104,11 @@ def scene_part(log: Log, rig: Rig, rollout: Rollout) -> Part:
 
 def _map_picture(log: Log, origin: FloatArray, range_m: float) -> ByteArray:
     """The map alone: everybody who moves is drawn over it by the page."""
-    from drive_wm.media import _Above, _draw_map
+    from drive_wm.media import TopView, draw_map
 
-    above = _Above(origin, VIEW_PX, range_m)
+    above = TopView(origin, VIEW_PX, range_m)
     if log.map is not None:
-        _draw_map(above, log.map)
+        draw_map(above, log.map)
     return above.image
 
 

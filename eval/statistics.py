@@ -10,10 +10,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drive_wm.types import FloatArray
+from drive_wm.types import FloatArray, IntArray
 
-RESAMPLES, LEAST_DEFINED = 2000, 0.9
+RESAMPLES, MOST_UNDEFINED = 2000, 0.1
 EXACT_UP_TO = 12  # pairs; beyond, sign flips are drawn
+
+
+def interval(value: Callable[[IntArray], FloatArray], count: int, seed: int, resamples: int,
+             undefined: float = 0.0) -> tuple[float, float]:
+    """The 95% percentile bootstrap interval (Efron, 1979) of what ``value`` makes of indices (R, count) -> (R,).
+
+    Resamples of which that is not finite are left out; (NaN, NaN) where they reach the share ``undefined`` of all.
+    """
+    drawn = value(np.random.default_rng(seed).integers(0, count, (resamples, count)))
+    whole = drawn[np.isfinite(drawn)]
+    lost = resamples - len(whole)
+    if lost and lost >= undefined * resamples:
+        return float("nan"), float("nan")
+    low, high = np.percentile(whole, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def bootstrap(values: FloatArray, seed: int, resamples: int = 1000) -> tuple[float, float, float]:
@@ -22,9 +37,7 @@ def bootstrap(values: FloatArray, seed: int, resamples: int = 1000) -> tuple[flo
         return float("nan"), float("nan"), float("nan")
     if len(values) == 1:
         return float(values[0]), float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
+    return float(values.mean()), *interval(lambda draws: values[draws].mean(1), len(values), seed, resamples)
 
 
 @dataclass(frozen=True)
@@ -114,13 +127,10 @@ def agreement(reference: FloatArray, simulated: FloatArray, seed: int = 0,
     at once, as they drove the same ones. Resamples in which a measure is not defined are left out; there is no interval
     where those are more than a tenth.
     """
-    draws = np.random.default_rng(seed).integers(0, reference.shape[1], (resamples, reference.shape[1]))
     out = {}
     for name, measure in MEASURES.items():
-        value = measure(reference.mean(1), simulated.mean(1))
-        drawn = np.array([measure(reference[:, d].mean(1), simulated[:, d].mean(1)) for d in draws])
-        drawn = drawn[np.isfinite(drawn)]
-        enough = len(drawn) > LEAST_DEFINED * resamples
-        low, high = np.percentile(drawn, [2.5, 97.5]) if enough else (float("nan"), float("nan"))
-        out[name] = (value, float(low), float(high))
+        low, high = interval(
+            lambda draws: np.array([measure(reference[:, d].mean(1), simulated[:, d].mean(1)) for d in draws]),
+            reference.shape[1], seed, resamples, MOST_UNDEFINED)
+        out[name] = (measure(reference.mean(1), simulated.mean(1)), low, high)
     return out

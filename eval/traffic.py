@@ -11,7 +11,7 @@ from drive_wm.types import FloatArray, InputError, Log, Vehicle
 if TYPE_CHECKING:
     from drive_wm.render import AgentBoxes
 
-__all__ = ["IdmParameters", "LogReplayTraffic", "TRAFFIC", "Traffic", "idm_acceleration", "idm_step", "make_traffic"]
+__all__ = ["IdmParameters", "LogReplayTraffic", "TRAFFIC", "Traffic", "idm_acceleration", "make_traffic"]
 
 
 class Traffic(ABC):
@@ -63,10 +63,3 @@ def make_traffic(name: str) -> Traffic:
         raise InputError(f"unknown traffic {name!r}, expected one of {', '.join(TRAFFIC)}")
     traffic: Traffic = load_object(TRAFFIC[name])()
     return traffic
-
-
-def idm_step(position_m: float, speed_mps: float, lead_rear_m: float, lead_speed_mps: float, parameters: IdmParameters,
-             dt_s: float) -> tuple[float, float]:
-    """One Euler step of a follower whose front is at position_m: its next position and speed (never below 0)."""
-    accel = float(idm_acceleration(speed_mps, lead_speed_mps, lead_rear_m - position_m, parameters))
-    return position_m + speed_mps * dt_s, max(0.0, speed_mps + accel * dt_s)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drive_wm.encoders.actions import action_bins, actions_of_bins
 from drive_wm.geometry import integrate_actions
-from drive_wm.model import DriveWM
+from drive_wm.model import DriveWM, rig_of
 from drive_wm.types import FloatArray, InputError
 from drive_wm.world.decode import Sampling, Stream, next_agents, next_digits, next_step
 from drive_wm.world.model import Segment, Steps
@@ -108,11 +108,14 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
             moves = integrate_actions(np.zeros((count, 3)), actions[:, i:i + 1], float(step.dt_s[0]))[:, 0]
             carried = model.carry(stream, moves)
             step = replace(step, carried=model.encoded(carried, step.grids))
-        stream = next_step(model.world, stream, step, sampling, generator)
         agents.append(step.agents[:, 0])
+        if i + 1 == actions.shape[1] and not draw:  # nothing follows that would read it
+            digits.append(next_digits(model.world, stream, step, sampling.at(i + 1), generator)[:, 0])
+            break
+        stream = next_step(model.world, stream, step, sampling.at(i + 1), generator)
         digits.append(stream.last.digits[:, 0])
         if draw:
-            stream.pictures = model.pictures(stream, carried)
+            stream.pictures = model.pictures(digits[-1], step.grids, rig_of(stream).names, carried)
             pictures.append(stream.pictures)
     frames = [np.stack(camera, 1) for camera in zip(*pictures)] if draw else None
     return Futures(torch.stack(agents, 1).double().cpu().numpy(), torch.stack(digits, 1), frames)

@@ -73,15 +73,11 @@ def test_an_interrupt_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 130 and "Traceback" not in done.stderr
 
 
-def test_a_run_that_fails_leaves_nothing_and_a_training_keeps_its_checkpoints(tmp_path: Path) -> None:
-    def fail(out: Path, command: str) -> None:
-        RunFolder(out, command).write_text("half.txt", "half")
-        raise InputError("broken")
-
-    for command, kept in (("plan", False), ("train-world", True)):
-        with pytest.raises(InputError, match="broken"):
-            do(command, tmp_path / command, False, fail, command=command)
-        assert (tmp_path / command / "half.txt").exists() == kept and (tmp_path / command).exists() == kept
+@pytest.mark.parametrize("line", [
+    "data audit --source town:0 --log nope --workers 1", "data curate --source twn:", "data bench --source twn:"])
+def test_a_command_that_fails_at_work_leaves_no_folder(line: str, tmp_path: Path) -> None:
+    assert run([*line.split(), "--out", str(tmp_path / "run")]) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_is_refused_leaves_the_earlier_one(tmp_path: Path) -> None:

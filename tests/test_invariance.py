@@ -20,7 +20,7 @@ from drive_wm.planners.registry import PLANNERS as PLANNERS_KNOWN
 from drive_wm.planners.registry import make_planner
 from drive_wm.types import FloatArray, Lane, Log, RoadMap, Rollout, Score, Signal
 
-CLOSED = [p for p in PROTOCOLS.values() if p.closed_loop]
+CLOSED = [p for p in PROTOCOLS.values() if p.tracking != "log"]
 PLANNERS = ("log_replay", "idm", "constant_velocity", "stationary")
 
 

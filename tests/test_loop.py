@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from drive_wm.datasets.sources import open_source
-from drive_wm.eval.evaluate import aggregate, bootstrap, drive, evaluate, per_step_rows
+from drive_wm.eval.evaluate import aggregate, bootstrap, drive, evaluate
 from drive_wm.eval.loop import log_route, simulate
+from drive_wm.eval.parts import step_columns
 from drive_wm.eval.protocols import PROTOCOLS
 from drive_wm.eval.sensors import RENDERERS, LayoutSensors, RecordedSensors, SensorRenderer, make_renderer
 from drive_wm.eval.vehicle import make_vehicle
@@ -397,8 +398,9 @@ def test_rows_tables_and_steps_agree() -> None:
     row = results[0].row
     assert row["renderer"] == "none" and row["seed"] == 1
     assert row["protocol"] == "drive@1.0" and len(row["config_hash"]) == 12
-    rows = per_step_rows(results[0].rollout, results[0].scores)
-    assert len(rows) == 61 == row["steps"] and rows[0]["planned"] and rows[0]["on_road_step"] == 1.0
+    steps = step_columns(results[0].rollout, results[0].scores)
+    assert {len(column) for column in steps.values()} == {61} == {row["steps"]}
+    assert steps["planned"][0] and steps["on_road_step"][0] == 1.0
     table = aggregate([row, {**row, "total": 0.0}], PROTOCOL)
     assert table[0]["logs"] == 2 and table[0]["total"] == pytest.approx(row["total"] / 2)
     assert table[0]["total_low"] <= table[0]["total"] <= table[0]["total_high"]

@@ -9,7 +9,8 @@ from drive_wm.eval import metrics as m
 from drive_wm.eval.evaluate import evaluate
 from drive_wm.eval.metrics.base import failed
 from drive_wm.eval.protocols import PROTOCOLS, score_rollout
-from drive_wm.types import FloatArray, Plan, Rollout, Trajectory, Vehicle
+from drive_wm.types import FloatArray, Plan, Rollout, Trajectory
+from tests.scenes import drive, straight
 
 P = "test@1"
 TIMES = np.arange(1, 9) * 0.5
@@ -18,18 +19,8 @@ TIMES = np.arange(1, 9) * 0.5
 def on_the_log(plan: FloatArray | None, agents: list[FloatArray] | None = None, speed: float = 10.0,
                steps: int = 61) -> Rollout:
     """6 s at constant speed along +x, with one plan (8, 3) made at the start."""
-    t, agents = np.arange(steps) * 0.1, agents or []
-    ego = np.stack([speed * t, 0 * t, 0 * t], -1)
     plans = (Plan(Trajectory(TIMES, plan)) if plan is not None else None,) + (None,) * (steps - 1)
-    return Rollout(
-        log_id="hand", planner="p", renderer="none", seed=0, vehicle=Vehicle("v", 3.0, 2.0, 4.0, 1.0),
-        timestamps_us=np.arange(steps) * 100_000, ego_xyyaw=ego, ego_speed_mps=np.full(steps, speed),
-        ego_accel_mps2=0 * t, ego_steer_rad=0 * t, logged_xyyaw=ego, logged_valid=np.ones(steps, bool),
-        agents_xyyaw=np.stack([np.tile(a, (steps, 1)) for a in agents], 1) if agents else np.zeros((steps, 0, 3)),
-        agents_valid=np.ones((steps, len(agents)), bool), agents_lwh_m=np.tile([4.0, 2.0, 1.5], (len(agents), 1)),
-        agent_ids=tuple(f"a{i}" for i in range(len(agents))), agent_categories=("car",) * len(agents), map=None,
-        signals=(), plans=plans, plan_errors={}, render_valid=np.ones(steps, bool), completed=True,
-        planned_steps=steps)
+    return drive(straight(speed, steps), agents=[("car", np.tile(a, (steps, 1))) for a in agents or []], plans=plans)
 
 
 def along(speed: float = 10.0, y: float = 0.0, yaw: float = 0.0) -> FloatArray:

@@ -10,17 +10,8 @@ from drive_wm.planners.base import TIMES_S
 from drive_wm.planners.isolated import IsolatedPlanner, PlannerError
 from drive_wm.planners.messages import pack, unpack
 from drive_wm.planners.registry import make_planner
-from drive_wm.types import (
-    Camera,
-    Explanation,
-    InputError,
-    Lane,
-    Observation,
-    Plan,
-    Rig,
-    RoadMap,
-    Trajectory,
-)
+from drive_wm.types import Explanation, InputError, Lane, Plan, RoadMap, Trajectory
+from tests.scenes import seen
 
 FILE = '''
 import os, time
@@ -65,8 +56,7 @@ class Mine(Planner):
 '''
 LINE = np.array([[0.0, 0, 0], [10, 0, 0]])
 MAP = RoadMap("m", {"a": Lane("a", LINE, LINE + [0, 1.75, 0], LINE - [0, 1.75, 0], successors=("b",))})
-SEEN = Observation(np.array([0]), Rig("one", (Camera("front", 8, 4, np.eye(3), np.eye(4)),)), np.zeros((1, 3)), 5.0,
-                   np.zeros((0, 2)), np.eye(4), route=LINE[:, :2], map=MAP, signal_states={"s": 1})
+SEEN = seen(5.0, route=LINE[:, :2], map=MAP, signal_states={"s": 1})
 
 
 @pytest.fixture

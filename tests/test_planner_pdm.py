@@ -10,10 +10,10 @@ from drive_wm.eval.vehicle import VEHICLES, EgoState, fit_reference, follow
 from drive_wm.planners.pdm_closed import Corridor, PdmClosed, braking
 from drive_wm.planners.proposals import FORECAST, Judge, at_10_hz, constant_velocity, judge, side_by_side
 from drive_wm.planners.registry import make_planner
-from drive_wm.types import CATEGORIES, Camera, FloatArray, InputError, Lane, Observation, Plan, Rig, RoadMap
+from drive_wm.types import FloatArray, InputError, Lane, Observation, Plan, RoadMap
+from tests import scenes
+from tests.scenes import ROUTE, car
 
-RIG = Rig("one", (Camera("front", 8, 4, np.eye(3), np.eye(4)),))
-ROUTE = np.stack([np.arange(0.0, 121.0, 2.0), np.zeros(61)], 1)
 LENGTH_M = 160.0
 
 
@@ -27,18 +27,8 @@ def road(half_m: float = 5.0, signal: str | None = None) -> RoadMap:
     return RoadMap("m", {"a": lane}, drivable=(box,))
 
 
-def seen(speed: float = 8.0, agents: list[list[float]] | None = None, **changes: Any) -> Observation:
-    table = np.array([[*a, 0, 0, 0] for a in agents or []], float).reshape(1, -1, 12)
-    values: dict[str, Any] = dict(
-        timestamps_us=np.array([1_000_000]), rig=RIG, ego_xyyaw=np.zeros((1, 3)), speed_mps=speed,
-        actions=np.zeros((0, 2)), world_from_rig=np.eye(4), agents=table,
-        agents_valid=np.ones(table.shape[:2], bool), route=ROUTE, map=road(), vehicle=VEHICLES["zoe"],
-        agent_ids=tuple(f"a{i}" for i in range(table.shape[1])))
-    return Observation(**{**values, **changes})
-
-
-def car(x: float, y: float, vx: float = 0.0, vy: float = 0.0, yaw: float = 0.0, category: str = "car") -> list[float]:
-    return [x, y, yaw, vx, vy, 4.0, 2.0, 1.5, CATEGORIES.index(category)]
+def seen(**what: Any) -> Observation:
+    return scenes.seen(**{"map": road(), "vehicle": VEHICLES["zoe"], **what})
 
 
 def drive(**what: Any) -> tuple[Plan, FloatArray]:

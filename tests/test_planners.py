@@ -1,6 +1,5 @@
 import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,36 +8,8 @@ from drive_wm.config import load_object
 from drive_wm.planners.base import TIMES_S, Planner, check_plan, stand_still
 from drive_wm.planners.idm import IdmPlanner, occupancy, speed_profile, stop_arc
 from drive_wm.planners.registry import PLANNERS, make_planner, takes_checkpoint
-from drive_wm.types import (
-    CATEGORIES,
-    Camera,
-    FloatArray,
-    InputError,
-    Lane,
-    Observation,
-    Plan,
-    Rig,
-    RoadMap,
-    Trajectory,
-)
-
-RIG = Rig("one", (Camera("front", 8, 4, np.eye(3), np.eye(4)),))
-ROUTE = np.stack([np.arange(0.0, 121.0, 2.0), np.zeros(61)], 1)
-
-
-def seen(speed: float = 8.0, agents: list[list[float]] | None = None, **changes: Any) -> Observation:
-    """agents: x, y, yaw, vx, vy, length, width, height, category."""
-    table = np.array([[*a, 0, 0, 0] for a in agents or []], float).reshape(1, -1, 12)
-    values: dict[str, Any] = dict(
-        timestamps_us=np.array([1_000_000]), rig=RIG, ego_xyyaw=np.zeros((1, 3)), speed_mps=speed,
-        actions=np.zeros((0, 2)),
-        world_from_rig=np.eye(4), agents=table, agents_valid=np.ones(table.shape[:2], bool),
-        agent_ids=tuple(f"a{i}" for i in range(table.shape[1])), route=ROUTE)
-    return Observation(**{**values, **changes})
-
-
-def car(x: float, y: float, vx: float = 0.0, vy: float = 0.0, yaw: float = 0.0, category: str = "car") -> list[float]:
-    return [x, y, yaw, vx, vy, 4.0, 2.0, 1.5, CATEGORIES.index(category)]
+from drive_wm.types import FloatArray, InputError, Lane, Plan, RoadMap, Trajectory
+from tests.scenes import ROUTE, car, seen
 
 
 def last(plan: Plan) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Pictures carried to the next step: what stands still is found where it went, by the ground, the depth or the agent."""
+"""Pictures carried to the next step: what stands still is found where it went, by the ground, depth or agent."""
 
 from dataclasses import replace
 

@@ -54,7 +54,6 @@ class Drive:
     name: str
     simulation: Simulation
     parked: list[cast.Parked]
-    props_rng: np.random.Generator
     first: int
     split: str
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -128,7 +127,7 @@ def prepare(seed: int, duration_s: float, attempt: int = 0) -> Drive:
     simulation = Simulation(roads, bodies, folk, things, phases, steps, cast.perturbation(cast_rng, first))
     simulation.kerbside = np.array([(*car[1], car[2], *car[3][:2]) for _, _, car in at_kerb]).reshape(-1, 5)
     kerbside = [car for _, _, car in at_kerb]
-    return Drive(seed, f"town-{seed:06d}", simulation, kerbside, rng, first, split, attempt=attempt)
+    return Drive(seed, f"town-{seed:06d}", simulation, kerbside, first, split, attempt=attempt)
 
 
 # --- the log ------------------------------------------------------------------------------------------------------

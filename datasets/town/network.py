@@ -263,17 +263,3 @@ def walk_lines(network: Network, from_kerb_m: float = 1.6) -> list[tuple[FloatAr
             if length - begin - end > 12.0:
                 out.append((cut(line, begin, length - end) if begin or end else line, street.index))
     return out
-
-
-def road_samples(network: Network) -> tuple[FloatArray, FloatArray]:
-    """Points (N, 2) on the middles of all roads, and how far from each of them the road reaches to either side."""
-    lines = [(street.line, street.half_m) for street in network.streets]
-    for junction in network.junctions:
-        at = np.arange(0.0, junction.reach_m, 2.0)[:, None]
-        for arm in junction.arms:
-            lines.append((junction.center + at * unit(arm.heading), network.streets[arm.street].half_m))
-        if junction.ring_m:
-            angles = np.linspace(0.0, 2 * np.pi, 40)[:, None]
-            lines.append((junction.center + junction.ring_m * np.concatenate([np.cos(angles), np.sin(angles)], 1), 3.0))
-    lines += [(c.line[::4], 2.4) for c in network.connectors.values() if c.slip]
-    return np.concatenate([line for line, _ in lines]), np.concatenate([np.full(len(x), h) for x, h in lines])

@@ -40,7 +40,10 @@ def overlapping(
 
 
 def boxes_meet(a: FloatArray, lwh_a: FloatArray, b: FloatArray, lwh_b: FloatArray) -> BoolArray:
-    """Separating axes for pairs of boxes: a, b (M, 3) x, y, yaw; sizes (M, 2+)."""
+    """Separating axes for pairs of boxes: a, b (M, 3) x, y, yaw; sizes (M, 2+) -> (M,).
+
+    Touching is meeting, which a town must not have; for the metrics' ``boxes_overlap`` it is no collision.
+    """
     ca, cb = box_corners(a, lwh_a[:, 0], lwh_a[:, 1]), box_corners(b, lwh_b[:, 0], lwh_b[:, 1])
     meet = np.ones(len(a), bool)
     for yaw in (a[:, 2], a[:, 2] + np.pi / 2, b[:, 2], b[:, 2] + np.pi / 2):

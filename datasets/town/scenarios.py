@@ -375,7 +375,7 @@ def _drive(kind: str, seed: int, split: str, stage: Stage) -> Drive:
             "v_ref_mps": round(stage.v, 3),
         }
     }
-    return Drive(seed, f"town-{kind}-{seed:06d}", sim, stage.parked, np.random.default_rng(0), 0, split, facts)
+    return Drive(seed, f"town-{kind}-{seed:06d}", sim, stage.parked, 0, split, facts)
 
 
 def scenario(kind: str, seed: int, *, rig: Rig | None = None, look: Look | None = None) -> Log:

@@ -14,7 +14,6 @@ from drive_wm.types import SIGNAL_STATES, Explanation, FloatArray, Log, Look
 EVERY_S = 1.0
 AHEAD_M, SMALL_AHEAD_M, HALF_VIEW_RAD = 40.0, 22.0, 0.55
 SMALL = ("pedestrian", "bicycle", "motorcycle", "object")
-JUNCTION_AHEAD_M = 25.0
 CAUSE_WINDOW_US = 8_000_000
 EDGE_M, CROSSING_REACH_M = 12.0, 8.0
 

@@ -56,10 +56,10 @@ def data_show(source: SourceOption, log: LogOption = None, out: OutOption = None
 
         opened, ids = drives(source, log)
         drive = opened.load(ids[0])
-        run = RunFolder(out, "data-show", seed=seed)
-        write_png(run.file("contact_sheet.png"), contact_sheet_of(drive))
-        write_png(run.file("topdown.png"), topdown_of(drive))
-        run.finish(describe(drive))
+        with RunFolder(out, "data-show", seed=seed) as run:
+            write_png(run.file("contact_sheet.png"), contact_sheet_of(drive))
+            write_png(run.file("topdown.png"), topdown_of(drive))
+            run.finish(describe(drive))
 
     do("data-show", out, overwrite, show)
 
@@ -73,9 +73,9 @@ def data_check(source: MixOption, log: LogOption = None, out: OutOption = None, 
         from drive_wm.eval.run_folder import RunFolder
 
         opened, ids = drives(source, log)
-        run = RunFolder(out, "data-check", seed=seed)
-        reports = check_drives(opened, ids, run, lambda report: print(report.to_text()))
-        run.finish({"logs": len(reports), "damaged": [report.log_id for report in reports if not report.ok]})
+        with RunFolder(out, "data-check", seed=seed) as run:
+            reports = check_drives(opened, ids, run, lambda report: print(report.to_text()))
+            run.finish({"logs": len(reports), "damaged": [report.log_id for report in reports if not report.ok]})
 
     do("data-check", out, overwrite, examine)
 
@@ -143,17 +143,18 @@ def data_audit(
         from drive_wm.media import write_png
 
         _, ids = drives(source, log)
-        run, count = RunFolder(out, "data-audit", overwrite=overwrite), worker_count(workers)
-        with progress_bar("audited", len(ids)) as step:
-            audits = audit.audit(source, ids, workers=count, progress=step)
-        results, violations = tally.summary(audits), tally.violation_count(audits)
-        run.write_parquet("violations.parquet", tally.rows(audits))
-        pictures = []
-        if sheet:
-            write_png(run.file("scenes.png"), varied_scenes(source, audits, sheet, workers=count))
-            pictures = [Picture(run.path / "scenes.png", "varied scenes, with what should be in them")]
-        write_report(run, f"Audit of {source}", [*sections(results), Failures(tally.lines(audits)), *pictures])
-        run.finish(results)
+        count = worker_count(workers)
+        with RunFolder(out, "data-audit") as run:
+            with progress_bar("audited", len(ids)) as step:
+                audits = audit.audit(source, ids, workers=count, progress=step)
+            results, violations = tally.summary(audits), tally.violation_count(audits)
+            run.write_parquet("violations.parquet", tally.rows(audits))
+            pictures = []
+            if sheet:
+                write_png(run.file("scenes.png"), varied_scenes(source, audits, sheet, workers=count))
+                pictures = [Picture(run.path / "scenes.png", "varied scenes, with what should be in them")]
+            write_report(run, f"Audit of {source}", [*sections(results), Failures(tally.lines(audits)), *pictures])
+            run.finish(results)
 
     do("data-audit", out, overwrite, examine)
     if violations and fail_on_violation:
@@ -172,7 +173,7 @@ def data_curate(source: MixOption = [], out: OutOption = None, seed: SeedOption 
     """Clips worth training on: cut, filtered, deduplicated, split, captioned, weighed."""
     from drive_wm.config import parse_overrides
 
-    do("data-curate", out, overwrite, "drive_wm.datasets.curation.command:curate_to_folder", sources=source,
+    do("data-curate", out, overwrite, "drive_wm.eval.curation_page:curate_to_folder", sources=source,
         seed=seed, marks=marks, exponent=balance, split_by=split, licences=licence, overrides=parse_overrides(set_),
         workers=workers, engine=engine)
 
@@ -226,10 +227,10 @@ def data_bench(source: SourceOption = "town:0-7", logs: LogsOption = 8, out: Out
         from drive_wm.eval.run_folder import RunFolder
         from drive_wm.training.tokens import CheckpointCodec
 
-        run, tokenizer = RunFolder(out, "data-bench", seed=seed), CheckpointCodec(tokens) if tokens else None
-        rows = bench(source, logs=logs, spec=override(ShardSpec(), parse_overrides(set_)), seed=seed,
-                     tokenizer=tokenizer)
-        run.finish({"formats": [asdict(row) for row in rows]})
+        with RunFolder(out, "data-bench", seed=seed) as run:
+            rows = bench(source, logs=logs, spec=override(ShardSpec(), parse_overrides(set_)), seed=seed,
+                         tokenizer=CheckpointCodec(tokens) if tokens else None)
+            run.finish({"formats": [asdict(row) for row in rows]})
 
     do("data-bench", out, overwrite, measure)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,7 @@ import typer
 
 def do(command: str, out: Path | None, overwrite: bool, function: str | Callable[..., Any], /,
         **options: Any) -> None:
-    """Calls ``function(out=..., **options)``, "module:name" imported now, and shows what its run folder says.
-
-    A run that fails leaves nothing half-written behind; only a training keeps its checkpoints.
-    """
+    """Calls ``function(out=..., **options)``, "module:name" imported now, and shows what its run folder says."""
     from drive_wm.config import load_object
     from drive_wm.eval.run_folder import clear_run, next_folder, read_summary
 
@@ -24,8 +20,7 @@ def do(command: str, out: Path | None, overwrite: bool, function: str | Callable
         clear_run(folder, command)
     call = load_object(function) if isinstance(function, str) else function
     print(f"run folder: {folder}", flush=True)
-    with nothing_half_written(folder, command):
-        answer = call(out=folder, **options)
+    answer = call(out=folder, **options)
     summary = read_summary(folder)
     results = summary["results"] if summary is not None else answer
     if isinstance(results, Mapping):
@@ -37,21 +32,6 @@ def do(command: str, out: Path | None, overwrite: bool, function: str | Callable
 def resumable(out: Path | None, resume: bool) -> None:
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out, the folder of the run to continue")
-
-
-@contextmanager
-def nothing_half_written(folder: Path, command: str) -> Iterator[None]:
-    from drive_wm.eval.run_folder import clear_run, read_summary
-
-    before = read_summary(folder) if folder.is_dir() else None
-    try:
-        yield
-    except BaseException:
-        after = read_summary(folder) if folder.is_dir() else None
-        started = after is not None and not after["complete"] and after != before
-        if started and not command.startswith(("train-", "evaluate", "validity")):
-            clear_run(folder, command)
-        raise
 
 
 def drives(source: str | list[str], log: str | None) -> tuple[Any, list[str]]:

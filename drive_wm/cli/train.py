@@ -1,4 +1,4 @@
-"""`drive-wm train`: the tokenizer, the world model, and the small networks beside them."""
+"""`drive-wm train`: the tokenizer, the world model, and the small networks beside them; `drive-wm scaling`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from drive_wm.cli.options import (
     NameArgument,
     Option,
     OutOption,
+    OverwriteOption,
     ResumeOption,
     SeedOption,
     SetOption,
     WandbOption,
+    WorkersOption,
     group,
 )
 from drive_wm.cli.shared import do, resumable
@@ -41,6 +43,14 @@ def train_world(name: NameArgument, source: MixOption = [], out: OutOption = Non
            wandb=wandb)
 
 
+@train.command("decoder")
+def train_decoder(from_: Annotated[str, Option("--from", metavar="CHECKPOINT", help="Whose tokens it is to sharpen.")],
+                  source: MixOption = [], out: OutOption = None, seed: SeedOption = 0) -> None:
+    """Train the picture decoder of a checkpoint: tokens, carried pictures and layout to pixels; 20 minutes of one core.
+    """
+    do("train-decoder", out, False, "drive_wm.training.decoder:train_decoder", from_=from_, sources=source, seed=seed)
+
+
 @train.command("ego-status")
 def train_ego_status(source: MixOption, out: OutOption = None, seed: SeedOption = 0,
                      check: Annotated[str, Option("--check", metavar="KIND:PATH", help="Drives to measure on.")] =
@@ -54,6 +64,28 @@ def train_ego_status(source: MixOption, out: OutOption = None, seed: SeedOption 
 def train_probe(out: OutOption = None, seed: SeedOption = 0) -> None:
     """Train the small network by which evaluate-world reads pictures; ten minutes of one core."""
     do("train-probe", out, False, "drive_wm.eval.world.probe_training:train_probe", seed=seed)
+
+
+def scaling(
+        source: MixOption = [], out: OutOption = None, seed: SeedOption = 0, overwrite: OverwriteOption = False,
+        checkpoint: Annotated[str, Option("--from", metavar="CHECKPOINT", help="Whose tokenizer is used.")] = "tiny",
+        validation: Annotated[list[str], Option("--validation", metavar="KIND:PATH", help="Held-out drives; eight of "
+                                                "the town's by default.")] = [],
+        size: Annotated[list[str], Option("--size", metavar="WIDTHxLAYERS", help="Repeatable, at least four; 32x2 to "
+                                          "192x6 by default.")] = [],
+        steps: Annotated[int, Option("--steps", metavar="N", min=1, help="Of every size's training.")] = 300,
+        windows: Annotated[int, Option("--windows", metavar="N", min=1, help="Held-out ones, at most.")] = 64,
+        name: Annotated[str, Option("--run", metavar="NAME", help="A run of configs/runs.py.")] = "tiny_world",
+        set_: SetOption = [], workers: WorkersOption = 1, resume: ResumeOption = False) -> None:
+    """Train a ladder of small sizes and foretell the largest from the others, before it is trained."""
+    from drive_wm.config import parse_overrides
+    from drive_wm.datasets.parallel import worker_count
+    from drive_wm.use.scaling import SIZES
+
+    resumable(out, resume)
+    do("scaling", out, overwrite, "drive_wm.use.scaling:scaling", sources=source, validation=validation, seed=seed,
+        checkpoint=checkpoint, sizes=size or SIZES, steps=steps, windows=windows, run=name,
+        overrides=parse_overrides(set_), workers=worker_count(workers), resume=resume)
 
 
 def _train(part: str, name: str, out: Path | None, pairs: list[str], **options: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from drive_wm.cli.options import (
     ActionsOption,
     CameraOption,
@@ -9,6 +11,7 @@ from drive_wm.cli.options import (
     HorizonOption,
     LogOption,
     ModeOption,
+    Option,
     OutOption,
     OverwriteOption,
     PlannerOption,
@@ -52,8 +55,11 @@ def demo(out: OutOption = None, seed: SeedOption = 0, overwrite: OverwriteOption
     do("demo", out, overwrite, "drive_wm.use:demo", seed=seed, checkpoint=checkpoint)
 
 
-def info(checkpoint: CheckpointOption = "tiny") -> None:
-    """What a checkpoint is, and what this machine offers."""
+def info(checkpoint: Annotated[str, Option("--from", metavar="NAME", help="A preset (tiny, small, base, gaia1), a "
+                                           "checkpoint's folder or a hub id.")] = "tiny",
+         cameras: Annotated[int | None, Option(metavar="N", min=1, help="Of the rig that the costs are for.")] = None,
+         ) -> None:
+    """What a checkpoint or a preset is and costs, and what this machine offers."""
     from drive_wm.use import info
 
-    show_results(checkpoint, info(checkpoint))
+    show_results(checkpoint, info(checkpoint, cameras))

@@ -29,12 +29,6 @@ def actions_of_bins(bins: Tensor) -> Tensor:
     return torch.stack([_SPEEDS.to(bins.device)[bins[..., 0]], _CURVATURES.to(bins.device)[bins[..., 1]]], -1)
 
 
-def saturated(actions: Tensor) -> Tensor:
-    """(...) True where a value lies outside what the bins can say; count them rather than lose them silently."""
-    speed, curvature = actions[..., 0], actions[..., 1]
-    return (speed < -0.1) | (speed > MAX_SPEED_MPS) | (curvature.abs() > MAX_CURVATURE_INV_M)
-
-
 def action_features(actions: Tensor, dt_s: Tensor) -> Tensor:
     """(..., 2), (...) seconds -> (..., 6): scaled speed, curvature, travel, turn, lateral shift and step length."""
     speed, curvature = actions[..., 0].float(), actions[..., 1].float()

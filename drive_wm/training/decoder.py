@@ -1,7 +1,9 @@
 """Teaches the picture decoder of a checkpoint, whose tokenizer stays as it is; the world model is not needed for it.
 
 Its samples are made as generation makes its inputs: the tokens of a picture, some of them wrong; the picture before,
-fresh, or as its tokens show it, or carried there itself; the layout, drawn or not.
+fresh, or as its tokens show it, or carried there itself; the layout, drawn or not. In the later rounds most are carried
+from what the decoder of the round before made of a whole drive, picture after picture: without these it sharpens what
+it has sharpened, and after some seconds of generation its own errors shine in all colours.
 """
 
 from __future__ import annotations
@@ -30,21 +32,24 @@ from drive_wm.world.inputs import pixels_of
 
 @dataclass(frozen=True)
 class DecoderRun:
-    """sources: drives to learn from. check: held-out ones. wrong: up to this share of a picture's tokens is replaced.
+    """sources: drives to learn from, shared out among the rounds. check: held-out ones. steps: of each round.
 
-    carried_from: shares of fresh, tokenized and twice carried pictures. drop_layout: share without a layout.
+    wrong: up to this share of a picture's tokens is replaced. carried_from: shares of fresh, tokenized and twice
+    carried pictures; own: of those by the decoder itself, from the second round on. drop_layout: share without layout.
     """
 
     name: str = "decoder"
     model: DecoderConfig = DecoderConfig()
-    sources: tuple[str, ...] = ("town:0-199",)
+    sources: tuple[str, ...] = ("town:0-259",)
     check: tuple[str, ...] = ("town:100000-100009",)
-    spec: ShardSpec = ShardSpec(end_s=6.0)
+    spec: ShardSpec = ShardSpec(end_s=8.0)
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, warmup=40)
-    steps: int = 1200
+    rounds: int = 2
+    steps: int = 800
     batch: int = 48
     wrong: float = 0.2
     carried_from: tuple[float, float, float] = (0.5, 0.3, 0.2)
+    own: float = 0.6
     drop_layout: float = 0.35
 
 
@@ -65,41 +70,57 @@ class Samples:
         return len(self.truth)
 
 
-def draw_samples(logs: Iterable[Log], run: DecoderRun, codec: TokenizerCodec, seed: int) -> list[Samples]:
-    """Every image of every log's first clip that has one before it, by size."""
+def draw_samples(logs: Iterable[Log], run: DecoderRun, model: DriveWM, seed: int) -> list[Samples]:
+    """Every image of every log's clips that has one before it, by size; with a decoder, its own are carried too."""
     rows: dict[tuple[int, ...], list[tuple[Any, ...]]] = {}
-    rng = np.random.default_rng(seed)
+    rng, codec = np.random.default_rng(seed), TokenizerCodec(model.tokenizer)
     for log in logs:
         for clip, _ in clips_of(log, run.spec):
-            for row in clip_rows(clip, draw_clip(log, clip), codec, run, rng):
+            for row in clip_rows(clip, draw_clip(log, clip), codec, model, run, rng):
                 rows.setdefault(row[0].shape, []).append(row)
     if not rows:
         raise InputError(f"{', '.join(run.sources)}: no image has a valid one before it; give other --source")
     return [Samples(*(np.stack(column) for column in zip(*members))) for members in rows.values()]
 
 
-def clip_rows(clip: Clip, drawn: Sequence[Drawn | None], codec: TokenizerCodec, run: DecoderRun,
+def clip_rows(clip: Clip, drawn: Sequence[Drawn | None], codec: TokenizerCodec, model: DriveWM, run: DecoderRun,
               rng: np.random.Generator) -> Iterable[tuple[Any, ...]]:
+    """The samples of a clip, as in ``Samples``; of two runs through it, without a layout and with it."""
     names, reprojector = clip.rig.names, Reprojector(clip.rig)
     digits = {n: codec.encode(clip.frames[n]) for n in names}
     shown = {n: codec.decode(digits[n]) for n in names}
-    before = {n: (clip.frames[n][0], clip.frames[n][0]) for n in names}  # the newest carried pictures
+    first = {n: clip.frames[n][0] for n in names}
+    carried, own = [first, first], [first, first]  # the newest carried pictures; the newest that the decoder made
+    share = np.array([*run.carried_from, 0.0]) * (1 - run.own) + [0, 0, 0, run.own]
     for t, move in enumerate(ego_moves(clip), 1):
+        now, fresh = drawn[t], {n: clip.frames[n][t] for n in names}
         if not clip.actions_valid[t - 1]:
-            before = {n: (clip.frames[n][t], clip.frames[n][t]) for n in names}
+            carried, own = [fresh, fresh], [fresh, fresh]
             continue
-        kind = int(rng.choice(3, p=run.carried_from))
+        kind = int(rng.choice(4, p=share) if model.decoder else rng.choice(3, p=run.carried_from))
         agents = clip.agents[t - 1], clip.agents[t], clip.agents_valid[t - 1] & clip.agents_valid[t]
-        made = []
-        for i, known in enumerate((None, drawn[t])):
-            old = {n: (clip.frames[n][t - 1], shown[n][t - 1], before[n][i])[kind] for n in names}
-            made.append(reprojector.carry(old, move, known, *agents))
-        before = {n: (made[0][n], made[1][n]) for n in names}
-        now = drawn[t]
+        for i, known in enumerate((None, now)):
+            old = ({n: clip.frames[n][t - 1] for n in names}, {n: shown[n][t - 1] for n in names}, carried[i], own[i])
+            carried[i] = reprojector.carry(old[kind], move, known, *agents)
+            if model.decoder:
+                mine = reprojector.carry(own[i], move, known, *agents)
+                own[i] = sharpened(model, {n: digits[n][t] for n in names}, mine, known)
         for c, n in enumerate(names):
             if clip.frames_valid[t, c] and clip.frames_valid[t - 1, c]:
-                layout = now.layout[n] if now is not None else np.zeros_like(clip.frames[n][t])
-                yield clip.frames[n][t], digits[n][t], np.stack(before[n]), layout, now is not None
+                layout = now.layout[n] if now is not None else np.zeros_like(fresh[n])
+                yield fresh[n], digits[n][t], np.stack([carried[0][n], carried[1][n]]), layout, now is not None
+
+
+@torch.no_grad()
+def sharpened(model: DriveWM, digits: dict[str, ByteArray], carried: dict[str, ByteArray],
+              drawn: Drawn | None) -> dict[str, ByteArray]:
+    """What the decoder makes of a step: digits (h, w, D) and carried (H, W, 3) by camera -> (H, W, 3) by camera."""
+    names = list(digits)
+    grids = [(len(digits[n]), digits[n].shape[1]) for n in names]
+    flat = torch.cat([torch.from_numpy(digits[n]).flatten(0, 1) for n in names])[None].long().to(model.device)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        made = model.pictures(flat, grids, names, [carried[n][None] for n in names], drawn)
+    return {n: picture[0] for n, picture in zip(names, made)}
 
 
 def inputs_of(samples: Samples, rows: Any, model: DriveWM, run: DecoderRun, rng: np.random.Generator,
@@ -123,27 +144,30 @@ def train_decoder(from_: str, out: Path | str, seed: int = 0, run: DecoderRun = 
     if Path(out).exists() and any(Path(out).iterdir()):
         raise InputError(f"--out {out}: is not empty; name a new folder")
     run = replace(run, sources=tuple(sources)) if sources else run
-    model, began = DriveWM.from_pretrained(from_), time.process_time()
-    codec = TokenizerCodec(model.tokenizer)
-    groups = draw_samples(logs_of(run.sources), run, codec, seed)
-    print(f"{sum(map(len, groups))} images, {time.process_time() - began:.0f} s", flush=True)
+    model, began, images = DriveWM.from_pretrained(from_), time.process_time(), 0
+    model.decoder = None
     torch.manual_seed(seed)
-    model = DriveWM(model.config, model.tokenizer, model.world, model.name, PictureDecoder(run.model))
-    learn(model, groups, run, seed)
-    facts = {"seed": seed, "images": sum(map(len, groups)), "steps": run.steps,
+    decoder = PictureDecoder(run.model)
+    for number in range(run.rounds):
+        groups = draw_samples(logs_of(run.sources, number, run.rounds), run, model, seed + number)
+        images += sum(map(len, groups))
+        print(f"round {number + 1}: {sum(map(len, groups))} images, {time.process_time() - began:.0f} s", flush=True)
+        model = DriveWM(model.config, model.tokenizer, model.world, model.name, decoder)
+        learn(model, groups, run, seed + number)
+    facts = {"seed": seed, "images": images, "steps": run.rounds * run.steps,
              "cpu_minutes": round((time.process_time() - began) / 60, 1),
-             "check": judge(model, draw_samples(logs_of(run.check), run, codec, seed), run)}
+             "check": judge(model, draw_samples(logs_of(run.check), run, model, seed), run)}
     model.save_pretrained(out)
     return facts
 
 
-def logs_of(sources: Sequence[str]) -> Iterable[Log]:
+def logs_of(sources: Sequence[str], part: int = 0, parts: int = 1) -> Iterable[Log]:
+    """Every ``parts``-th log from number ``part`` on."""
     from drive_wm.datasets.health import load_fit
     from drive_wm.datasets.sources import open_source
 
-    for source in sources:
-        opened = open_source(source)
-        yield from (load_fit(opened, log_id) for log_id in opened.log_ids())
+    opened = open_source(tuple(sources))
+    return (load_fit(opened, log_id) for log_id in opened.log_ids()[part::parts])
 
 
 def learn(model: DriveWM, groups: Sequence[Samples], run: DecoderRun, seed: int) -> None:

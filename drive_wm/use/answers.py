@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drive_wm.encoders.text import MAX_CHARACTERS, WORDS, encode_text
 from drive_wm.eval import report
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.geometry import compose_xyyaw, relative_xyyaw, xyyaw_from_pose
-from drive_wm.media import (
-    draw_boxes_in_camera,
-    draw_topdown,
-    draw_trajectory_in_camera,
-    tile_cameras,
-    write_png,
-)
+from drive_wm.media import draw_topdown, draw_trajectory_in_camera, tile_cameras, write_png
 from drive_wm.model import DriveWM
 from drive_wm.render import agents_at, signals_at
 from drive_wm.scene import Scene, load_log, observation_of, open_scene
-from drive_wm.types import ByteArray, Clip, Explanation, Plan
+from drive_wm.types import ByteArray, Explanation, InputError, Plan, Rig
+from drive_wm.use.pictures import front_camera, full_image, marked_cameras, marks_of
+from drive_wm.world.reasons import MAX_QUESTION_TOKENS
+
+WHY = "Why are you doing this?"
+EXAMPLE = "Why are you slowing down?"
+CAMERA = re.compile(r"\bcam_\w+")
+LOOKS = {"front": (1, 0, 0), "forward": (1, 0, 0), "back": (-1, 0, 0), "rear": (-1, 0, 0), "left": (0, 1, 0),
+         "right": (0, -1, 0)}  # directions of the rig frame
+LOOKS_LEAST = 0.2  # cosine; of "front left" both must hold
+NOWHERE = ("roof", "top", "inside", "interior", "cabin", "driver", "mirror", "drone", "thermal", "infrared")
 
 
 def plan_with(planner: str, scene: Scene, seed: int, checkpoint: str) -> Plan:
@@ -35,11 +41,6 @@ def plan_with(planner: str, scene: Scene, seed: int, checkpoint: str) -> Plan:
         return check_plan(made.plan(observation_of(scene, made.requires)))
     finally:
         made.close()
-
-
-def front_camera(clip: Clip) -> str:
-    """The camera that looks most forward."""
-    return max(clip.rig.cameras, key=lambda c: float(c.rig_from_camera[0, 2])).name
 
 
 def plan_pictures(scene: Scene, made: Plan) -> tuple[ByteArray, ByteArray]:
@@ -57,17 +58,6 @@ def plan_pictures(scene: Scene, made: Plan) -> tuple[ByteArray, ByteArray]:
     above = draw_topdown(scene.log.map, paths, agents_at(scene.log, scene.now_us), scene.pose, size_px=480,
                          signals=scene.log.signals, signal_states=signals_at(scene.log, scene.now_us))
     return draw_trajectory_in_camera(image, camera, made.trajectory.xyyaw), above
-
-
-def full_image(scene: Scene, camera: str, width: int, height: int) -> ByteArray:
-    """The image of now at a viewing size: the log's own frame, or black where the model saw none."""
-    import cv2
-
-    image = scene.context.frames[camera][-1]
-    if scene.context.frames_valid[-1, scene.context.rig.names.index(camera)]:
-        times = scene.log.frames.timestamps_us(camera)
-        image = scene.log.frames.read(camera, int(times[np.argmin(np.abs(times - scene.now_us))]))
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def plan_errors(scene: Scene, made: Plan) -> dict[str, float]:
@@ -108,27 +98,62 @@ def plan(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: s
 
 
 def explanation_picture(scene: Scene, made: Explanation) -> ByteArray:
-    """All cameras of now, with the boxes of the agents that the causes point to."""
-    boxes = agents_at(scene.log, scene.now_us)
-    named = {c.agent_id: c.kind for c in made.causes if c.agent_id}
-    chosen = [i for i, name in enumerate(boxes.ids) if name in named]
-    images = {}
-    for camera in scene.log.rig.cameras:
-        small = camera.resized(336, round(336 * camera.height / camera.width))
-        if camera.name in scene.context.frames:
-            image = full_image(scene, camera.name, small.width, small.height)
-            images[camera.name] = draw_boxes_in_camera(image, small, scene.pose, boxes.select(chosen),
-                                                       [named[boxes.ids[i]] for i in chosen])
-    return tile_cameras(images)
+    """All cameras of now, with boxes around what the causes point to."""
+    return tile_cameras(marked_cameras(scene, marks_of(scene, made), 480))
+
+
+# --- questions ----------------------------------------------------------------------------------------------------
+
+
+def check_question(question: str, rig: Rig | None = None) -> str:
+    """The question, if the model can read it; raises InputError where it is empty, too long, mostly in words that the
+    model does not know (of another language, say), or about a camera that ``rig`` does not have."""
+    if not question.strip():
+        raise InputError(f'the question is empty; ask something, for example: "{EXAMPLE}"')
+    if len(question) > MAX_CHARACTERS or len(encode_text(question)) > MAX_QUESTION_TOKENS:
+        raise InputError(f"the question is too long ({len(question)} characters): {MAX_QUESTION_TOKENS} words are read "
+                         "at most, and of a word that the model does not know each letter counts as one; "
+                         "ask something shorter")
+    names = [] if rig is None else [name.lower() for name in rig.names]
+    words = [w for w in re.findall(r"\w+", question.lower()) if not w.isdigit() and w not in names]
+    unknown = [w for w in words if w not in WORDS and not CAMERA.match(w)]
+    if not words or 2 * len(unknown) > len(words):
+        told = f"the model does not know the words {', '.join(unknown)}" if unknown else "it holds no words"
+        raise InputError(f"the question {question.strip()!r} cannot be answered: {told}. Ask in English, in everyday "
+                         f'words, for example: "{EXAMPLE}"')
+    if rig is not None:
+        _check_cameras(question.lower(), rig)
+    return question
+
+
+def _check_cameras(question: str, rig: Rig) -> None:
+    """Cameras are asked for by name (CAM_FRONT), or by where they look (the back left camera)."""
+    have = f"rig {rig.name} has {', '.join(rig.names)}"
+    for name in CAMERA.findall(question):
+        if name not in [n.lower() for n in rig.names]:
+            raise InputError(f"the question is about camera {name.upper()}, which is not there; {have}")
+    for found in re.finditer(rf"((?:\b(?:{'|'.join([*LOOKS, *NOWHERE])})\b[ -]*)+)cameras?\b", question):
+        words = re.findall(r"\w+", found[1])
+        axes = [c.rig_from_camera[:3, 2] for c in rig.cameras]
+        there = any(all(w in LOOKS and a @ LOOKS[w] > LOOKS_LEAST for w in words) for a in axes)
+        named = any(all(w in name.lower() for w in words) for name in rig.names)
+        if not (there or named):
+            raise InputError(f"the question is about a {' '.join(words)} camera, which is not there; {have}")
+
+
+# --- the command --------------------------------------------------------------------------------------------------
 
 
 def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
             start_s: float = 2.0, question: str | None = None) -> Explanation:
-    """What the model decides at a moment of a log and the causes that it gives."""
+    """What the model decides at a moment of a log and the causes that it gives; ``check_question`` says what can be
+    asked."""
+    asked = check_question(WHY if question is None else question)
     model = DriveWM.from_pretrained(checkpoint)
     drive = load_log(source, log)
+    check_question(asked, drive.rig)
     scene = open_scene(drive, model, start_s)
-    made = model.explain(scene.context, question or "Why are you doing this?", scene.route, seed=seed)
+    made = model.explain(scene.context, asked, scene.route, seed=seed)
     with RunFolder(out, "explain", seed=seed) as run:
         picture = explanation_picture(scene, made)
         write_png(run.file("explanation.png"), picture)

@@ -13,6 +13,7 @@ from drive_wm.eval.run_folder import RunFolder
 from drive_wm.media import contact_sheet, write_png
 from drive_wm.model import DriveWM, find_checkpoint
 from drive_wm.scene import load_log
+from drive_wm.types import InputError
 from drive_wm.use.pictures import mean_psnr, one_row, write_arrays, zoomed
 
 
@@ -45,23 +46,40 @@ def tokens(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log:
     return ids
 
 
-def info(checkpoint: str = "tiny") -> dict[str, Any]:
-    """What a checkpoint is, and what this machine offers."""
+def info(checkpoint: str = "tiny", cameras: int | None = None) -> dict[str, Any]:
+    """What a checkpoint or a preset is and costs (see ``drive_wm.costs``), and what this machine offers.
+
+    A preset that has no weights is never filled with numbers, so the largest costs nothing to ask for. cameras: of the
+    rig that the costs are for; the preset's, six for another checkpoint. Raises InputError for a name of neither.
+    """
     import torch
 
     from drive_wm import __version__
     from drive_wm.config import config_hash
+    from drive_wm.costs import costs_of, figures
+    from drive_wm.presets import GAIA1_NOTE, GAIA1_PAPER, PRESETS
 
-    model = DriveWM.from_pretrained(checkpoint)
-    world, config = model.world, model.config
-    weights = find_checkpoint(checkpoint).glob("*.safetensors")
-    return {"checkpoint": str(checkpoint), "name": model.name, "config": config_hash(config),
-            "tokenizer_parameters": sum(p.numel() for p in model.tokenizer.parameters()),
-            "world_parameters": sum(p.numel() for p in world.parameters()),
-            "megabytes": round(sum(f.stat().st_size for f in weights) / 1e6, 1),
-            "image": f"{config.height} x {config.width}", "rate_hz": config.rate_hz, "context_steps": config.context,
-            "tokens_a_position": config.tokenizer.fsq.codes, "token_values": config.tokenizer.fsq.vocabulary,
-            "transformer": f"{config.world.transformer.layers} layers, {config.world.transformer.width} wide",
-            "drive_wm": __version__, "torch": torch.__version__, "python": platform.python_version(),
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-            "threads": torch.get_num_threads()}
+    preset, folder = PRESETS.get(checkpoint), None
+    try:
+        folder = find_checkpoint(checkpoint)
+    except InputError as error:
+        if preset is None:
+            raise InputError(f"{error}, or a preset ({', '.join(PRESETS)})") from None
+    facts: dict[str, Any] = {"checkpoint": str(checkpoint)}
+    if folder is not None:
+        model = DriveWM.from_pretrained(folder)
+        config = model.config
+        size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        facts |= {"name": model.name, "megabytes": round(size / 1e6, 1)}
+    else:
+        assert preset is not None
+        config = preset.config()
+        facts = {"preset": checkpoint}
+    compared = checkpoint == "gaia1" and folder is None
+    facts |= {"config": config_hash(config), "image": f"{config.height} x {config.width}", "rate_hz": config.rate_hz,
+              "context_steps": config.context, "drive_wm": __version__, "torch": torch.__version__,
+              "python": platform.python_version(),
+              "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+              "threads": torch.get_num_threads(), **({"compared": GAIA1_NOTE} if compared else {})}
+    costs = costs_of(config, cameras or (preset.cameras if preset is not None else 6))
+    return {**facts, **figures(costs, GAIA1_PAPER if compared else None)}

@@ -7,7 +7,10 @@ pairs shared out over (time, row, column); text advances on the time axis alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -61,24 +64,112 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """q (B, S, H, D) over k, v (B, N, G, D) -> (B, S, H*D). mask: (S, N) True where a query may look.
+KERNELS = ("auto", "matmul", "sdpa", "flash", "flex")
+_kernel = "auto"
 
-    On a CPU two plain matrix products are three times faster than the fused kernel; on a GPU the fused one is.
+
+@contextmanager
+def use_attention(kernel: str) -> Iterator[None]:
+    """Attention by this kernel within the block, in the whole process; they agree to 1e-2 in bfloat16.
+
+    matmul: plain matrix products. sdpa: torch's fused kernels. flash: the flash-attn package, on a GPU alone. flex:
+    torch's FlexAttention, compiled; on a CPU without gradients. auto: matmul on a CPU, sdpa elsewhere. Futures that
+    stand side by side behind one past (``Span.futures``) are plain matrix products under each.
     """
+    global _kernel
+    if kernel not in KERNELS:
+        raise InputError(f"attention {kernel!r}: expected one of {', '.join(KERNELS)}")
+    if kernel == "flash":
+        _flash()
+    before, _kernel = _kernel, kernel
+    try:
+        yield
+    finally:
+        _kernel = before
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """q (B, S, H, D) over k, v (B, N, G, D) -> (B, S, H*D). causal: the queries are the newest S of the N positions."""
+    kernel = _kernel if _kernel != "auto" else "sdpa" if q.is_cuda else "matmul"
+    return {"matmul": _attend_matmul, "sdpa": _attend_sdpa, "flash": _attend_flash, "flex": _attend_flex}[kernel](
+        q, k, v, causal)
+
+
+WHOLE = 2**15  # scores of one group of heads; where there are more, the groups are taken one by one
+
+
+def _attend_matmul(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Large products one after the other stay within a core's cache: twice as fast as in one batch, bit for bit."""
     batch, s, heads, width = q.shape
     groups = k.shape[2]
-    if q.is_cuda:
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
-                                             enable_gqa=True)
-        return out.transpose(1, 2).reshape(batch, s, heads * width)
-    folded = (q * width**-0.5).reshape(batch, s, groups, heads // groups, width)
-    folded = folded.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, G, H/G*S, D)
-    scores = folded @ k.permute(0, 2, 3, 1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask.repeat(heads // groups, 1), -1e4)
-    mixed = torch.softmax(scores, -1).to(v.dtype) @ v.transpose(1, 2)
-    return mixed.unflatten(2, (heads // groups, s)).permute(0, 3, 1, 2, 4).reshape(batch, s, heads * width)
+    ratio = heads // groups
+    folded = (q * width**-0.5).reshape(batch, s, groups, ratio, width)
+    folded = folded.permute(0, 2, 3, 1, 4).reshape(batch * groups, ratio * s, width)
+    keys, values = k.permute(0, 2, 3, 1).flatten(0, 1), v.transpose(1, 2).flatten(0, 1)
+    hidden = ~causal_mask(s, k.shape[1], q.device).repeat(ratio, 1) if causal else None
+
+    def mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -1e4)
+        return torch.softmax(scores, -1).to(v.dtype) @ v
+
+    if folded.shape[1] * keys.shape[2] <= WHOLE:
+        out = mixed(folded, keys, values)
+    else:
+        out = torch.stack([mixed(*one) for one in zip(folded.unbind(), keys.unbind(), values.unbind())])
+    return out.view(batch, groups, ratio, s, width).permute(0, 3, 1, 2, 4).reshape(batch, s, heads * width)
+
+
+def _attend_sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    mask = causal_mask(q.shape[1], k.shape[1], q.device) if causal else None
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
+                                         enable_gqa=True)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _attend_flash(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(f"attention \"flash\" needs half precision on a GPU, got {q.dtype} on {q.device.type}; "
+                         "use \"auto\"")
+    return _flash()(q, k, v, causal=causal).flatten(2)  # its causal mask, too, ends at the newest of both
+
+
+def _attend_flex(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if not q.is_cuda and torch.is_grad_enabled() and q.requires_grad:
+        raise InputError("attention \"flex\" has no gradients on a CPU; use \"auto\" to train")
+    s, n = q.shape[1], k.shape[1]
+    block = None
+    if causal:
+        block = create_block_mask(lambda b, h, row, column: column <= row + (n - s), None, None, s, n,
+                                  device=q.device.type)
+    out = _flex()(q.transpose(1, 2).contiguous(), k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous(),
+                  block_mask=block, enable_gqa=True)
+    return out.transpose(1, 2).flatten(2)
+
+
+@cache
+def _flash() -> Callable[..., Tensor]:
+    try:
+        from flash_attn import flash_attn_func
+    except ImportError:
+        raise InputError("attention \"flash\" needs the package flash-attn: pip install \"drive-wm[flash]\"") from None
+    call: Callable[..., Tensor] = flash_attn_func
+    return call
+
+
+@cache
+def _flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def causal_mask(s: int, n: int, device: torch.device) -> Tensor:
+    """(s, n) True where a query may look: the newest s of n positions, each at what came before it and at itself."""
+    return torch.ones(s, n, dtype=torch.bool, device=device).tril(n - s)
 
 
 @dataclass
@@ -124,8 +215,7 @@ class Attention(nn.Module):
             if span.futures:
                 pieces.append(attend_futures(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], span))
                 continue
-            mask = causal_mask(span, offset, x.device) if span.causal else None
-            pieces.append(attend(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], mask))
+            pieces.append(attend(q[:, span.start:span.stop], k[:, :seen], v[:, :seen], span.causal))
         return self.out(torch.cat(pieces, 1)), own
 
 
@@ -151,12 +241,6 @@ def attend_futures(q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
     mixed = (weight[..., :span.shared].flatten(1, 2) @ past_v).unflatten(1, (count, -1))
     mixed = mixed + weight[..., span.shared:] @ own(v)
     return mixed.unflatten(2, (ratio, s)).permute(1, 3, 0, 2, 4).reshape(1, count * s, -1)
-
-
-def causal_mask(span: Span, offset: int, device: torch.device) -> Tensor:
-    """(S, offset + stop): all of the past, and of the span itself what came before."""
-    row = torch.arange(span.start, span.stop, device=device)[:, None] + offset
-    return torch.arange(offset + span.stop, device=device)[None] <= row
 
 
 class SwiGLU(nn.Module):

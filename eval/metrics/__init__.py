@@ -46,7 +46,6 @@ from drive_wm.eval.metrics.geometry import (
     follow_polyline,
     inside_any,
     overlaps,
-    segment_hits_box,
 )
 from drive_wm.eval.metrics.open_loop import FAILED_L2_M, collision_rate, l2, l2_to_log
 from drive_wm.eval.metrics.progress import (
@@ -74,22 +73,16 @@ from drive_wm.eval.metrics.scene import (
     History,
     References,
     Scene,
-    agent_corners,
-    agent_speeds,
-    ego_corners,
-    steps_in_several_lanes,
-    steps_on_road,
 )
 from drive_wm.eval.metrics.ttc import least_time_to_collision, time_to_collision, times_to_collision
 
 __all__ = [
     "AHEAD_RAD", "BEHIND_RAD", "BOUNDS", "COMFORT_BOUNDS", "FAILED_L2_M", "History", "LEFT_PATH_M", "NCAP_TYPES",
     "Polygons", "References", "Road", "SHORT_LOG_M", "STEP_S", "STOPPED_MPS", "Scene", "Stage", "against_traffic",
-    "agent_corners", "agent_speeds", "boxes_overlap", "collision_rate", "comfort", "contacts", "counted_collisions",
-    "drive_quality", "driving_direction", "ego_corners", "ego_progress", "expert_progress", "extended_comfort",
+    "boxes_overlap", "collision_rate", "comfort", "contacts", "counted_collisions",
+    "drive_quality", "driving_direction", "ego_progress", "expert_progress", "extended_comfort",
     "failed", "first_contacts", "follow_polyline", "history_comfort", "impact", "inside_any", "is_making_progress",
     "l2", "l2_to_log", "lane_keeping", "least_time_to_collision", "made_progress", "motion", "ncap", "ncap_gate",
     "ncap_mean", "no_at_fault_collision", "no_front_or_lateral_collision", "on_road", "overlaps", "pdm_scores",
     "progress", "pseudo_weights", "relative_progress", "route_completion", "saturated_progress", "savitzky_golay",
-    "segment_hits_box", "speed_limit", "stayed_on_path", "steps_in_several_lanes", "steps_on_road",
-    "time_to_collision", "times_to_collision", "traffic_lights", "two_stage"]
+    "speed_limit", "stayed_on_path", "time_to_collision", "times_to_collision", "traffic_lights", "two_stage"]

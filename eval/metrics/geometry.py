@@ -55,11 +55,6 @@ def segments_hit_boxes(start: FloatArray, end: FloatArray, box: FloatArray) -> B
     return meets
 
 
-def segment_hits_box(start: FloatArray, end: FloatArray, box: FloatArray) -> bool:
-    """Whether a segment (2,), (2,) meets a convex box (4, 2)."""
-    return bool(segments_hit_boxes(start, end, box))
-
-
 class Polygons:
     """Many polygons (N, 2+) asked about many points; each is looked at only where its bounding box reaches."""
 

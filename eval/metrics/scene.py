@@ -204,27 +204,3 @@ class Scene:
     def route_lanes(self) -> set[int]:
         """The route's lanes, their neighbours of the same direction, and what continues them."""
         return self.road.on_route(self.route) if self.road is not None else set()
-
-
-def ego_corners(rollout: Rollout, xyyaw: FloatArray | None = None) -> FloatArray:
-    """(..., 4, 2) footprints of the ego, front-left first then counter-clockwise."""
-    return Scene.of(rollout).footprints(rollout.ego_xyyaw if xyyaw is None else xyyaw)
-
-
-def agent_corners(rollout: Rollout) -> FloatArray:
-    """(S, A, 4, 2)."""
-    return Scene.of(rollout).boxes
-
-
-def agent_speeds(rollout: Rollout) -> FloatArray:
-    """(S, A) m/s, as ``Scene.agent_speeds``."""
-    return Scene.of(rollout).agent_speeds
-
-
-def steps_on_road(rollout: Rollout) -> BoolArray | None:
-    return Scene.of(rollout).on_road
-
-
-def steps_in_several_lanes(rollout: Rollout) -> BoolArray:
-    return Scene.of(rollout).in_several_lanes
-

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from drive_wm.geometry import inverse_pose
+from drive_wm.media import psnr_db
 from drive_wm.render import Labels
 from drive_wm.types import ByteArray, FloatArray, Rig
 
@@ -14,13 +15,6 @@ WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian, in pixels
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 LEAST_SHARED = 40  # pixels that two cameras must share to be compared
 SAME_DEPTH = 0.05  # relative; nearer, it is the same surface
-
-
-def psnr_db(a: ByteArray, b: ByteArray) -> FloatArray:
-    """(..., H, W, 3) uint8 each -> (...): -10 log10 of the mean squared error in units of full scale."""
-    error = ((a.astype(np.float32) - b) / 255).astype(np.float64)
-    quality: FloatArray = -10 * np.log10(np.maximum(np.square(error).mean((-1, -2, -3)), 1e-10))
-    return quality
 
 
 def ssim(a: ByteArray, b: ByteArray) -> float:

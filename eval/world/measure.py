@@ -14,13 +14,14 @@ import torch
 from drive_wm.eval.world import told
 from drive_wm.eval.world.bits import bits_of_step
 from drive_wm.eval.world.futures import CARRIED, Course, Futures, Opening, Shots, picked, reconstructed
-from drive_wm.eval.world.images import Overlap, agreement_db, overlaps, psnr_db, ssim
+from drive_wm.eval.world.images import Overlap, agreement_db, overlaps, ssim
 from drive_wm.eval.world.lamps import Lamp, lamps_in
 from drive_wm.eval.world.probe import Probe, Reading
 from drive_wm.eval.world.protocol import Start, WorldProtocol
 from drive_wm.eval.world.seen import Sights, look, mean_iou
 from drive_wm.eval.world.sheets import sheet_of
 from drive_wm.geometry import transform_points
+from drive_wm.media import psnr_db
 from drive_wm.model import DriveWM, GeneratedStep
 from drive_wm.render import Labels
 from drive_wm.scene import known_agents, open_scene

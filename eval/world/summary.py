@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from drive_wm.eval.statistics import interval
 from drive_wm.eval.world.measure import COPY, RECONSTRUCTION, TRUTH, Measured
 from drive_wm.eval.world.probe import frechet
 from drive_wm.eval.world.protocol import MODES, WorldProtocol
@@ -92,11 +93,8 @@ def ratio(sums: FloatArray) -> FloatArray:
 
 def bootstrapped(logs: FloatArray, value: Callable[[FloatArray], FloatArray], draws: int) -> Estimate:
     """logs: (L, ...) one entry a log; value: (..., L, ...) -> (...). Always the same draws for the same L."""
-    rng = np.random.default_rng(0)
-    drawn = value(logs[rng.integers(len(logs), size=(draws, len(logs)))])
-    whole = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(whole, [0.025, 0.975]) if len(whole) else (np.nan, np.nan)
-    return Estimate(float(value(logs)), float(low), float(high), len(logs))
+    low, high = interval(lambda at: value(logs[at]), len(logs), 0, draws, undefined=1.0)
+    return Estimate(float(value(logs)), low, high, len(logs))
 
 
 # --- what only sums can tell --------------------------------------------------------------------------------------

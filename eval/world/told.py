@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from drive_wm.eval.world.futures import Course, Shots
-from drive_wm.eval.world.images import psnr_db
 from drive_wm.eval.world.probe import Reading
 from drive_wm.eval.world.protocol import WorldProtocol
 from drive_wm.geometry import integrate_actions, relative_xyyaw, wrap_angle, xyyaw_from_pose
+from drive_wm.media import psnr_db
 from drive_wm.types import BoolArray, FloatArray
 
 SIDES = ("left", "right")

@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drive_wm.config import override, to_json
 from drive_wm.datasets.curation.balance import BALANCED
 from drive_wm.datasets.curation.curate import Curated, CurationSpec, curate
 from drive_wm.datasets.curation.manifest import NAME, Row, flat
 from drive_wm.datasets.curation.marks import read_marks
 from drive_wm.datasets.curation.places import Leak, SplitSpec
 from drive_wm.datasets.curation.sheet import sheet, spread
+from drive_wm.eval.report import Failures, Heading, KeyValues, Picture, Table, Text, write_report
+from drive_wm.eval.run_folder import RunFolder
+from drive_wm.media import write_png
 from drive_wm.types import InputError
 
 SHOWN, LISTED, LEAKS, VALUES = 24, 400, 20, 12
@@ -27,30 +31,27 @@ def curate_to_folder(sources: Sequence[str], out: Path, *, marks: Path | None = 
 
     exponent: of the balance. overrides: path in CurationSpec -> text, such as {"limits.blur": "0.6"}.
     """
-    from drive_wm.config import override, to_json
-    from drive_wm.eval.run_folder import RunFolder
-
     if not sources:
         raise InputError("name one source or more: --source KIND:PATH")
     spec = CurationSpec(splits=SplitSpec(seed=seed), split_by=split_by, licences=tuple(licences), balance=exponent,
                         seed=seed)
     spec = override(spec, overrides or {})
     marked = read_marks(marks) if marks else None
-    run = RunFolder(out, "data-curate", seed=seed)
-    done = curate(sources, spec, marks=marked, workers=workers, engine=engine, progress=show_progress())
-    rows = done.rows
-    run.write_json("spec.json", to_json(spec))
-    run.write_text(NAME, "".join(json.dumps(row.to_json(), allow_nan=False) + "\n" for row in rows))
-    run.write_parquet("manifest.parquet", [flat(row) for row in rows])
-    if done.classifier:
-        run.write_json("classifier.json", done.classifier.to_json())
-    if done.leaks:
-        run.write_json("leaks.json", [{"a": rows[leak.a].clip_id, "b": rows[leak.b].clip_id, "splits": [
-            rows[leak.a].split, rows[leak.b].split], "distance_m": leak.distance_m, "apart_s": leak.apart_s}
-            for leak in done.leaks])
-    pictures = write_sheets(run, done)
-    report(run, done, pictures)
-    run.finish(summary(done))
+    with RunFolder(out, "data-curate", seed=seed) as run:
+        done = curate(sources, spec, marks=marked, workers=workers, engine=engine, progress=show_progress())
+        rows = done.rows
+        run.write_json("spec.json", to_json(spec))
+        run.write_text(NAME, "".join(json.dumps(row.to_json(), allow_nan=False) + "\n" for row in rows))
+        run.write_parquet("manifest.parquet", [flat(row) for row in rows])
+        if done.classifier:
+            run.write_json("classifier.json", done.classifier.to_json())
+        if done.leaks:
+            run.write_json("leaks.json", [{"a": rows[leak.a].clip_id, "b": rows[leak.b].clip_id, "splits": [
+                rows[leak.a].split, rows[leak.b].split], "distance_m": leak.distance_m, "apart_s": leak.apart_s}
+                for leak in done.leaks])
+        pictures = write_sheets(run, done)
+        report(run, done, pictures)
+        run.finish(summary(done))
     return done
 
 
@@ -67,10 +68,8 @@ def show_progress() -> Any:
     return show
 
 
-def write_sheets(run: Any, done: Curated) -> dict[str, Path]:
+def write_sheets(run: RunFolder, done: Curated) -> dict[str, Path]:
     """kept.png and dropped.png, each where there is something to show."""
-    from drive_wm.media import write_png
-
     pictures = {}
     for name, keep in (("kept", True), ("dropped", False)):
         of = [i for i, row in enumerate(done.rows) if row.keep == keep]
@@ -141,9 +140,7 @@ def say_leak(rows: Sequence[Row], leak: Leak) -> str:
     return f"{a.clip_id} ({a.split}) and {b.clip_id} ({b.split}) come within {leak.distance_m:.1f} m"
 
 
-def report(run: Any, done: Curated, pictures: dict[str, Path]) -> None:
-    from drive_wm.eval.report import Failures, Heading, KeyValues, Picture, Table, Text, write_report
-
+def report(run: RunFolder, done: Curated, pictures: dict[str, Path]) -> None:
     facts = summary(done)
     plain = {name: value for name, value in facts.items() if not isinstance(value, (dict, list))}
     sections: list[Any] = [KeyValues(plain)]
