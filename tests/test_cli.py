@@ -33,6 +33,7 @@ def shell(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("data list --source twn:", 1, "did you mean 'town'"),
     ("data list --source drive_folder:absent", 1, "no such folder"),
     ("train world absent --set lr", 1, "expected KEY=VALUE"),
+    ("generate --source town:110003 --guidance actoin=2", 1, "actoin"),
 ])
 def test_a_mistake_is_one_line(line: str, code: int, words: str, capsys: pytest.CaptureFixture[str],
                                tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

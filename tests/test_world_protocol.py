@@ -252,7 +252,7 @@ def test_a_run_leaves_tables_sheets_and_aims_and_repeats_itself(tmp_path: Path) 
     made = [evaluate_world(tmp_path / name, str(tmp_path / "small"), starts=1, modes=("imagined",), protocol=protocol)
             for name in ("one", "two")]
     assert made[0]["protocol"] == "world@1.0+changed/1" and {r["mode"] for r in made[0]["frames"]} == {
-        "truth", "reconstruction", "copy last", "imagined"}
+        "truth", "reconstruction", "copy last", "carried, given", "carried, none", "imagined"}
     assert (tmp_path / "one/rows.parquet").read_bytes() == (tmp_path / "two/rows.parquet").read_bytes()
     again = evaluate_world(tmp_path / "one", str(tmp_path / "small"), starts=1, modes=("imagined",), protocol=protocol,
                            resume=True)  # nothing is left to be measured

@@ -27,10 +27,15 @@ from drive_wm.cli.shared import do, show_results
 def generate(source: SourceOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0,
              overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny", start: StartOption = 2.0,
              horizon: HorizonOption = 4.0, actions: ActionsOption = "log", mode: ModeOption = "given",
-             camera: CameraOption = [], prompt: PromptOption = None) -> None:
+             camera: CameraOption = [], prompt: PromptOption = None,
+             guidance: Annotated[str | None, Option(metavar="NAME=W,...", help="Of action, layout and caption, each; "
+                                                    "1 is off, such as action=2,layout=1.5.")] = None,
+             top_k: Annotated[int, Option("--top-k", metavar="K", min=0, help="Draw among the likeliest; 0 is all.")
+                              ] = 0) -> None:
     """The future that the model expects, in every camera."""
     do("generate", out, overwrite, "drive_wm.use:generate", source=source, log=log, seed=seed, checkpoint=checkpoint,
-        start_s=start, horizon_s=horizon, actions=actions, mode=mode, cameras=camera or None, prompt=prompt)
+        start_s=start, horizon_s=horizon, actions=actions, mode=mode, cameras=camera or None, prompt=prompt,
+        guidance=guidance, top_k=top_k)
 
 
 def plan(source: SourceOption, log: LogOption = None, out: OutOption = None, seed: SeedOption = 0,

@@ -13,7 +13,7 @@ from drive_wm.eval import report
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.geometry import actions_from_xyyaw
 from drive_wm.media import contact_sheet, label, write_mp4, write_png
-from drive_wm.model import DriveWM, GeneratedStep, Sampling
+from drive_wm.model import DriveWM, GeneratedStep, Guidance, Sampling
 from drive_wm.scene import (
     VARIANTS,
     Scene,
@@ -157,8 +157,13 @@ def write_future(run: RunFolder, future: Future) -> None:
 
 def generate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
              start_s: float = 2.0, horizon_s: float = 4.0, actions: str = "log", mode: str = "given",
-             cameras: list[str] | None = None, prompt: str | None = None) -> Future:
-    """The future of a moment of a log, in every camera, under the log's actions, a variant's or a planner's."""
+             cameras: list[str] | None = None, prompt: str | None = None, guidance: str | None = None,
+             top_k: int = 0) -> Future:
+    """The future of a moment of a log, in every camera, under the log's actions, a variant's or a planner's.
+
+    guidance: as ``Guidance.parse`` reads it, None: off. top_k: as in ``Sampling``.
+    """
+    sampling = Sampling(top_k=top_k, guidance=Guidance.parse(guidance) if guidance is not None else Guidance())
     model = DriveWM.from_pretrained(checkpoint)
     drive = load_log(source, log)
     scene = open_scene(drive, model, start_s, cameras=cameras, layout=mode != "none")
@@ -168,12 +173,14 @@ def generate(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", lo
     else:
         chosen = planned_actions(actions, scene, count, seed, checkpoint)
     with RunFolder(out, "generate", seed=seed) as run:
-        future = imagine(model, scene, chosen, mode=mode, seed=seed, own_actions=actions == "log", prompt=prompt)
+        future = imagine(model, scene, chosen, mode=mode, seed=seed, own_actions=actions == "log", sampling=sampling,
+                         prompt=prompt)
         write_future(run, future)
         table = horizon_table(future.rows)
         sections: list[Any] = [
             report.KeyValues({"source": source, "log": drive.id, "licence": drive.licence, "start": f"{start_s:g} s",
-                              "actions": actions, "layout": mode, "checkpoint": model.name}),
+                              "actions": actions, "layout": mode, "checkpoint": model.name,
+                              "guidance": guidance or "off", "top k": top_k or "all"}),
             report.Video(run.path / "future.mp4", "truth, generated and layout"),
             report.Picture(run.path / "future.png", "every second"),
             report.Table(["time_s", "mode", "psnr_db", "copy_last_psnr_db"], [list(r.values()) for r in table],

@@ -196,8 +196,9 @@ def without(modality: str, step: Steps, last: Steps) -> Steps:
 
 def _past_without(modality: str, model: WorldModel, cache: Cache, batch: int) -> KeyValues | None:
     if modality == "caption" and cache.prefix is not None:
+        empty = model.caption(caption_ids([None] * batch, cache.prefix[0][0].device))
         cache = cache.copy()
-        cache.prefix = model.caption(caption_ids([None] * batch, cache.prefix[0][0].device))
+        cache.prefix = empty
     return cache.past()
 
 

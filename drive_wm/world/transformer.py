@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -153,10 +154,9 @@ def _attend_flex(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 @cache
 def _flash() -> Callable[..., Tensor]:
     try:
-        from flash_attn import flash_attn_func
+        call: Callable[..., Tensor] = import_module("flash_attn").flash_attn_func
     except ImportError:
         raise InputError("attention \"flash\" needs the package flash-attn: pip install \"drive-wm[flash]\"") from None
-    call: Callable[..., Tensor] = flash_attn_func
     return call
 
 
