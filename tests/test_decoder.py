@@ -1,5 +1,6 @@
 """The picture decoder: what it may look at, what it learns from, and that pictures live on from step to step."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_it_learns_to_take_over_what_was_seen(trained: tuple[Path, dict[str, dic
 def test_a_checkpoint_keeps_it(trained: tuple[Path, dict[str, dict[str, float]]]) -> None:
     model = DriveWM.from_pretrained(trained[0])
     assert model.parts == ("tokenizer", "world", "decoder") and model.config.decoder == RUN.model
+    assert json.loads((trained[0] / "decoder.json").read_text())["check"] == trained[1]
     with pytest.raises(InputError, match="not empty"):
         train_decoder("tiny", trained[0], run=RUN)
 

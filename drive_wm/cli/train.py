@@ -45,10 +45,13 @@ def train_world(name: NameArgument, source: MixOption = [], out: OutOption = Non
 
 @train.command("decoder")
 def train_decoder(from_: Annotated[str, Option("--from", metavar="CHECKPOINT", help="Whose tokens it is to sharpen.")],
-                  source: MixOption = [], out: OutOption = None, seed: SeedOption = 0) -> None:
-    """Train the picture decoder of a checkpoint: tokens, carried pictures and layout to pixels; 20 minutes of one core.
+                  source: MixOption = [], out: OutOption = None, seed: SeedOption = 0, set_: SetOption = []) -> None:
+    """Train the picture decoder of a checkpoint: tokens, carried pictures and layout to pixels; half an hour of a core.
     """
-    do("train-decoder", out, False, "drive_wm.training.decoder:train_decoder", from_=from_, sources=source, seed=seed)
+    from drive_wm.config import parse_overrides
+
+    do("train-decoder", out, False, "drive_wm.training.decoder:train_decoder", from_=from_, sources=source, seed=seed,
+        overrides=parse_overrides(set_))
 
 
 @train.command("ego-status")

@@ -8,8 +8,9 @@ it has sharpened, and after some seconds of generation its own errors shine in a
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drive_wm.config import override
 from drive_wm.datasets.clips import draw_clip
 from drive_wm.datasets.shards import ShardSpec, clips_of, ego_moves
 from drive_wm.decoder.model import DecoderConfig, PictureDecoder
@@ -42,7 +44,7 @@ class DecoderRun:
     model: DecoderConfig = DecoderConfig()
     sources: tuple[str, ...] = ("town:0-259",)
     check: tuple[str, ...] = ("town:100000-100009",)
-    spec: ShardSpec = ShardSpec(end_s=8.0)
+    spec: ShardSpec = ShardSpec(width=0, end_s=8.0)
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-3, warmup=40)
     rounds: int = 2
     steps: int = 800
@@ -139,11 +141,12 @@ def inputs_of(samples: Samples, rows: Any, model: DriveWM, run: DecoderRun, rng:
 
 
 def train_decoder(from_: str, out: Path | str, seed: int = 0, run: DecoderRun = DecoderRun(),
-                  sources: Sequence[str] = ()) -> dict[str, Any]:
+                  sources: Sequence[str] = (), overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Trains a picture decoder for a checkpoint and writes both to ``out``; returns its gain on held-out drives."""
     if Path(out).exists() and any(Path(out).iterdir()):
         raise InputError(f"--out {out}: is not empty; name a new folder")
-    run = replace(run, sources=tuple(sources)) if sources else run
+    run = override(replace(run, sources=tuple(sources)) if sources else run, overrides or {})
+    check = logs_of(run.check)  # opened first, so that a wrong name is told before the work
     model, began, images = DriveWM.from_pretrained(from_), time.process_time(), 0
     model.decoder = None
     torch.manual_seed(seed)
@@ -156,8 +159,9 @@ def train_decoder(from_: str, out: Path | str, seed: int = 0, run: DecoderRun = 
         learn(model, groups, run, seed + number)
     facts = {"seed": seed, "images": images, "steps": run.rounds * run.steps,
              "cpu_minutes": round((time.process_time() - began) / 60, 1),
-             "check": judge(model, draw_samples(logs_of(run.check), run, model, seed), run)}
+             "check": judge(model, draw_samples(check, run, model, seed), run)}
     model.save_pretrained(out)
+    (Path(out) / "decoder.json").write_text(json.dumps(facts, indent=1))
     return facts
 
 

@@ -214,7 +214,7 @@ class StateWriter(lightning.Callback):
         assert isinstance(world, WorldModel)
         width, height = data.width or 112, data.height
         config = ModelConfig(tokenizer.config, world.config, data.rate_hz, width, height)
-        return DriveWM(config, tokenizer, world, self.run.name)
+        return DriveWM(config, tokenizer, world, self.run.name, self.base.decoder if self.base else None)
 
     def sheet(self) -> None:
         samples = self.sampler.batch(10**9 + self.task.done)[:4]
