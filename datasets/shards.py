@@ -111,7 +111,8 @@ def tokenized(clip: Clip, tokenizer: FrameCodec | None, drawn: Sequence[Drawn | 
 
 def ego_moves(clip: Clip) -> FloatArray:
     """(T-1, 3) x, y, yaw of each next rig in the one before, by the clip's actions."""
-    return np.stack([integrate_actions(np.zeros(3), action[None], 1 / clip.rate_hz)[0] for action in clip.actions])
+    moves = [integrate_actions(np.zeros(3), action[None], 1 / clip.rate_hz)[0] for action in clip.actions]
+    return np.array(moves).reshape(-1, 3)
 
 
 def file_name(text: str, also: str = "@.") -> str:

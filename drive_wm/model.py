@@ -26,7 +26,7 @@ from drive_wm.datasets.rigs import at_height
 from drive_wm.decoder.model import DecoderConfig, PictureDecoder
 from drive_wm.encoders.actions import actions_of_bins
 from drive_wm.geometry import integrate_actions
-from drive_wm.reproject import Drawn, Reprojector
+from drive_wm.reproject import Drawn, Reprojector, same_agents
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
 from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Plan, Rig, Trajectory
 from drive_wm.world.decode import (
@@ -262,8 +262,9 @@ class DriveWM:
                 valid = torch.from_numpy(np.asarray(agents[1])).to(device)[None, None]
             seen_agents, seen_valid = states[0, 0].double().cpu().numpy(), valid[0, 0].cpu().numpy()
             drawn = layout(index, seen_agents, seen_valid) if layout is not None else None
-            tracked = last.agents_valid[0, 0].cpu().numpy() & seen_valid
-            carried = self.carry(stream, moved, drawn, last.agents[0, 0].double().cpu().numpy(), seen_agents, tracked)
+            before = last.agents[0, 0].double().cpu().numpy()
+            tracked = last.agents_valid[0, 0].cpu().numpy() & seen_valid & same_agents(before, seen_agents)
+            carried = self.carry(stream, moved, drawn, before, seen_agents, tracked)
             tokens, drawn_tokens = self.encoded(carried, last.grids), None
             if drawn is not None and sampling.guidance.layout != 1:  # what is not told the layout is carried without it
                 tokens, drawn_tokens = self.encoded(self.carry(stream, moved), last.grids), tokens

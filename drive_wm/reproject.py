@@ -48,6 +48,15 @@ def draw_known(renderer: Renderer, rig: Rig, world_from_rig: FloatArray, agents:
                  {name: of_instance[it.instance] for name, it in labels.items()})
 
 
+def same_agents(before: FloatArray, now: FloatArray) -> BoolArray:
+    """(A,) of agents (A, 12) in slots a step apart: True where size, kind and colour say that it is still the same.
+
+    A slot whose agent has gone may be another's in the next step, and nobody takes another's pixels along.
+    """
+    same: BoolArray = np.isclose(before[:, 5:], now[:, 5:], atol=1e-3).all(1)
+    return same
+
+
 class Reprojector:
     """Carries the images of one rig from a step to the next."""
 

@@ -9,7 +9,7 @@ from drive_wm.datasets.clips import draw_clip, make_clip
 from drive_wm.datasets.rigs import at_height
 from drive_wm.datasets.shards import ego_moves
 from drive_wm.datasets.sources import open_source
-from drive_wm.reproject import FAR_M, Drawn, Reprojector
+from drive_wm.reproject import FAR_M, Drawn, Reprojector, same_agents
 from drive_wm.types import ByteArray, Camera, Clip, FloatArray, Rig
 
 FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # of a camera that looks along the rig's x
@@ -76,6 +76,16 @@ def test_an_agent_takes_its_pixels_along() -> None:
     assert np.array_equal(made[on], image[on]) and not np.array_equal(made[~on], image[~on])
     lost = Reprojector(rig).carry({"front": image}, move, drawn, agents, agents, np.array([False]))["front"]
     assert not np.array_equal(lost[on], image[on])
+
+
+def test_a_slot_that_another_agent_took_is_not_the_same() -> None:
+    before = np.zeros((3, 12))
+    before[:, 5:8], before[:, 9:] = (4.5, 1.9, 1.6), (200, 30, 30)
+    now = before.copy()
+    now[:, :3] += 2.0  # all drove on
+    now[1, 9:] = 20, 20, 160
+    now[2, 5:8] = 9.0, 2.5, 3.2
+    assert same_agents(before, now).tolist() == [True, False, False]
 
 
 @pytest.fixture(scope="module")

@@ -140,8 +140,7 @@ class Futures:
         sampling = Sampling(passes=self.opening.protocol.passes)
         for i, action in enumerate(course.actions[:steps]):
             agents = None if given is None else (given[0][i], given[1][i])
-            stream, step = self.model.advance(stream, action, i + 1, generator, sampling, layout,
-                                              agents)
+            stream, step = self.model.advance(stream, action, i + 1, generator, sampling, layout, agents)
             if i == 0 and course.name == "log":
                 self.first[mode] = stream.last
             out.append(step)
