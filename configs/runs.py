@@ -26,6 +26,19 @@ def tiny_world() -> Any:
                     optimizer=OptimizerConfig(lr=1e-3, ema=0.997), steps=2400, task_share=0.3)
 
 
+def tiny_expert() -> Any:
+    """Teaches the task expert of a trained world model (--from) to plan, to explain and to answer; no frame changes.
+
+    Give drives packed with questions: drive-wm data pack --tokens CHECKPOINT --set questions_every_s=1.5 end_s=7.
+    """
+    from drive_wm.training.tasks import DataConfig, ObjectiveConfig, OptimizerConfig, WorldRun
+
+    return WorldRun("tiny_expert", data=DataConfig(("town:0-599",), end_s=7.0, questions_every_s=1.5, batch_size=8),
+                    objective=ObjectiveConfig(drop_layout=0.25),
+                    optimizer=OptimizerConfig(lr=1e-3, muon_lr=0.01, ema=0.997), steps=2400, task_share=1.0,
+                    expert_only=True, sheet_every=100_000)
+
+
 def small_tokenizer() -> Any:
     """A tokenizer of small's size, for one GPU: six cameras at 256 x 448 on the town. Not trained by us yet.
 
@@ -84,6 +97,7 @@ def adapt_world() -> Any:
 RUNS: dict[str, Callable[[], Any]] = {
     "tiny_tokenizer": tiny_tokenizer,
     "tiny_world": tiny_world,
+    "tiny_expert": tiny_expert,
     "small_tokenizer": small_tokenizer,
     "small_world": small_world,
     "base_world": base_world,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from drive_wm.types import (
     IntArray,
     Log,
     Rig,
+    Text,
     Track,
 )
 
@@ -211,7 +213,55 @@ def make_clip(log: Log, start_us: int, steps: int, rate_hz: float, *, rig: Rig |
     agents, agents_valid, ids = agent_arrays(log, grid, ego, ego_valid)
     drawn = draw_layouts(log, rig, grid, ego, ego_valid) if layout and (log.map is not None or log.tracks) else None
     return Clip(log.id, rig, rate_hz, grid, frames, frames_valid, ego, ego_valid, actions, actions_valid, agents,
-                agents_valid, ids, drawn, reasons_at(log, grid, int(0.5e6 / rate_hz)), log.look, log.licence)
+                agents_valid, ids, drawn, reasons_at(log, grid, int(0.5e6 / rate_hz)), log.look, log.licence,
+                texts=questions_in(log.texts, grid))
+
+
+def questions_in(texts: Iterable[Text], grid_us: IntArray) -> tuple[Text, ...]:
+    """Those with a question that are true at one of these times at least."""
+    def there(t: Text) -> bool:
+        return bool(((grid_us >= t.start_us) & (grid_us < t.end_us)).any())
+
+    return tuple(t for t in texts if t.question is not None and there(t))
+
+
+def part_of(clip: Clip, start: int, stop: int) -> Clip:
+    """Steps [start, stop) of a clip."""
+    def cut(images: Any) -> Any:
+        return None if images is None else {name: x[start:stop] for name, x in images.items()}
+
+    return replace(
+        clip, timestamps_us=clip.timestamps_us[start:stop], frames=cut(clip.frames),
+        frames_valid=clip.frames_valid[start:stop], ego=clip.ego[start:stop], ego_valid=clip.ego_valid[start:stop],
+        actions=clip.actions[start:stop - 1], actions_valid=clip.actions_valid[start:stop - 1],
+        agents=clip.agents[start:stop], agents_valid=clip.agents_valid[start:stop], reasons=clip.reasons[start:stop],
+        layout=cut(clip.layout), digits=cut(clip.digits), carried=cut(clip.carried),
+        carried_drawn=cut(clip.carried_drawn), texts=questions_in(clip.texts, clip.timestamps_us[start:stop]))
+
+
+def lengthened(clip: Clip, steps: int) -> Clip:
+    """The clip with its last step repeated until it has so many; what is added is valid nowhere."""
+    more = steps - len(clip.timestamps_us)
+    if more <= 0:
+        return clip
+
+    def longer(x: Any) -> Any:
+        return np.concatenate([x, np.repeat(x[-1:], more, 0)])
+
+    def hidden(x: BoolArray) -> BoolArray:
+        return np.concatenate([x, np.zeros((more, *x.shape[1:]), bool)])
+
+    def all_longer(images: Any) -> Any:
+        return None if images is None else {name: longer(x) for name, x in images.items()}
+
+    actions = np.concatenate([clip.actions, np.zeros((more, 2))])
+    times = np.append(clip.timestamps_us, clip.timestamps_us[-1] + time_grid(0, more + 1, clip.rate_hz)[1:])
+    return replace(clip, timestamps_us=times, frames=all_longer(clip.frames), frames_valid=hidden(clip.frames_valid),
+                   ego=longer(clip.ego), ego_valid=hidden(clip.ego_valid), actions=actions,
+                   actions_valid=hidden(clip.actions_valid), agents=longer(clip.agents),
+                   agents_valid=hidden(clip.agents_valid), layout=all_longer(clip.layout),
+                   reasons=clip.reasons + (None,) * (more if clip.reasons else 0), digits=all_longer(clip.digits),
+                   carried=all_longer(clip.carried), carried_drawn=all_longer(clip.carried_drawn))
 
 
 def draw_clip(log: Log, clip: Clip) -> list[Drawn | None]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from drive_wm.datasets.clips import questions_in
 from drive_wm.geometry import xyyaw_from_pose
 from drive_wm.types import (
     AGENT_COLUMNS,
@@ -32,6 +33,7 @@ from drive_wm.types import (
     InputError,
     Look,
     Rig,
+    Text,
 )
 
 FORMAT = "drive_wm.shard@2"
@@ -130,7 +132,8 @@ def write_shard(clip: Clip, route: FloatArray, source: str, path: Path, *, weigh
     reasons = [None if r is None else asdict(r) for r in clip.reasons]
     meta = {"format": FORMAT, "log_id": clip.log_id, "source": source, "licence": clip.licence,
             "rate_hz": clip.rate_hz, "rig": rig_to_json(clip.rig), "look": asdict(clip.look),
-            "agent_ids": list(clip.agent_ids), "reasons": reasons, "weight": weight, "tokenizer": tokenizer,
+            "agent_ids": list(clip.agent_ids), "reasons": reasons,
+            "texts": [asdict(t) for t in clip.texts], "weight": weight, "tokenizer": tokenizer,
             "lineage": dict(lineage or {})}
     save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}, meta, path)
 
@@ -269,5 +272,6 @@ class Shard:
             get("frames_valid")[:, cameras], get("ego"), get("ego_valid"), handle.get_tensor("actions")[moves],
             handle.get_tensor("actions_valid")[moves], agents, get("agents_valid"), tuple(meta["agent_ids"]),
             images("layout"), tuple(reason_from_json(r) for r in meta["reasons"][part]) if meta["reasons"] else (),
-            Look(**meta["look"]), meta["licence"], digits("digits"), digits("carried"), digits("carried_drawn"))
+            Look(**meta["look"]), meta["licence"], digits("digits"), digits("carried"), digits("carried_drawn"),
+            questions_in((Text(**t) for t in meta.get("texts", ())), get("timestamps_us")))
         return clip, get("route")

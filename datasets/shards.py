@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from drive_wm.datasets.clips import draw_clip, make_clip, nearest_agents
+from drive_wm.datasets.clips import draw_clip, lengthened, make_clip, nearest_agents
 from drive_wm.datasets.parallel import in_order
 from drive_wm.datasets.rigs import at_height
 from drive_wm.datasets.routes import ROUTE_DISTANCES_M, route_ahead
@@ -46,6 +46,7 @@ class ShardSpec:
     layout: bool = True
     min_steps: int = 8
     codec: str = "none"  # "lz4" or "zstd" where a disk or a network is slower than a core
+    questions_every_s: float = 0.0  # of a town log; 0 is none. See ``language.taught``
 
 
 class FrameCodec(Protocol):
@@ -67,6 +68,10 @@ class FrameCodec(Protocol):
 
 def clips_of(log: Log, spec: ShardSpec) -> Iterable[tuple[Clip, FloatArray]]:
     """The whole log as clips on ``phases`` grids, each with its route ahead (T, 8, 2)."""
+    if spec.questions_every_s and log.source == "town":
+        from drive_wm.datasets.language import taught
+
+        log = taught(log, spec.questions_every_s, 1 / spec.rate_hz, until_s=spec.end_s)
     rig = log.rig.resized(spec.width, spec.height) if spec.width else at_height(log.rig, spec.height)
     first, last = log.start_us + int(spec.start_s * 1e6), min(log.end_us, log.start_us + int(spec.end_s * 1e6))
     for phase in range(spec.phases):
@@ -268,16 +273,18 @@ class WindowSampler:
     together. ``order``: "weighted" draws windows by their weight, with replacement, for ever; "shuffled" and
     "sequential" go through all windows pass after pass, the groups mixed by ``weights`` where they are given (a window
     then comes more than once a pass, or not in each), and "sequential" leaves cameras and windows in their order.
+    ``least``: so many steps of a window must be there; what it lacks at its end is made up by ``lengthened``.
     """
 
     def __init__(self, groups: list[list[Shard]], steps: int, batch_size: int, seed: int, *,
                  weights: list[float] | None = None, agents: int = 16, camera_dropout: float = 0.3,
-                 anchor: int = 3, order: str = "weighted") -> None:
+                 anchor: int = 3, order: str = "weighted", least: int = 0) -> None:
         if order not in ORDERS:
             raise InputError(f"order {order!r}, expected one of {', '.join(ORDERS)}")
         if weights and len(weights) != len(groups):
             raise InputError(f"{len(weights)} weights for {len(groups)} sources; give one a source, or none")
         self.steps, self.batch_size, self.seed, self.order = steps, batch_size, seed, order
+        self.least = min(least or steps, steps)
         self.agents, self.anchor, self.weighted = agents, anchor, bool(weights)
         self.camera_dropout = 0.0 if order == "sequential" else camera_dropout
         self.pools: list[_Pool] = []
@@ -292,7 +299,7 @@ class WindowSampler:
     def _add(self, shards: list[Shard], share: float) -> None:
         by_signature: dict[tuple[Any, ...], list[tuple[int, FloatArray]]] = {}
         for i, shard in enumerate(shards):
-            by_signature.setdefault(shard.signature, []).append((i, shard.window_weights(self.steps)))
+            by_signature.setdefault(shard.signature, []).append((i, shard.window_weights(self.least)))
         whole = sum(float(w.sum()) for entries in by_signature.values() for _, w in entries)
         for entries in by_signature.values():
             weights = np.concatenate([w for _, w in entries])
@@ -327,7 +334,10 @@ class WindowSampler:
         return [self._sample(pool.shards[pool.shard_of[i]], int(pool.start_of[i]), cameras) for i in picks]
 
     def _sample(self, shard: Shard, start: int, cameras: list[int]) -> Sample:
-        clip, route = shard.read(start, self.steps, cameras)
+        clip, route = shard.read(start, min(self.steps, shard.steps - start), cameras)
+        if len(route) < self.steps:
+            route = np.concatenate([route, np.repeat(route[-1:], self.steps - len(route), 0)])
+            clip = lengthened(clip, self.steps)
         return Sample(nearest_agents(clip, self.agents, min(self.anchor, self.steps - 1)), route)
 
     def _planned(self, step: int) -> tuple[int, IntArray]:

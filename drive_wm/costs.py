@@ -85,7 +85,12 @@ class Costs:
         """Keys and values in bfloat16 of the caption and of all steps of the window but the one that is generated."""
         t = self.config.world.transformer
         steps = (self.config.world.window - 1) * self.step_positions
-        return 2 * t.layers * t.kv_heads * (t.width // t.heads) * BFLOAT16 * (CAPTION_LENGTH + steps)
+        return 2 * t.layers * t.kv_heads * t.head * BFLOAT16 * (CAPTION_LENGTH + steps)
+
+    @property
+    def world_parameters(self) -> int:
+        """Without the task expert."""
+        return count(self.world) - count(self.world.expert)
 
     def weight_bytes(self) -> int:
         return BFLOAT16 * (count(self.tokenizer) + count(self.world))
@@ -140,16 +145,16 @@ def figures(costs: Costs, paper: Mapping[str, float] | None = None) -> dict[str,
     config, passes = costs.config, Sampling().passes
     world, fsq = config.world, config.tokenizer.fsq
     length, window = costs.sequence_positions, world.window
-    training = costs.training_flops()
+    training, world_parameters = costs.training_flops(), costs.world_parameters
     tables: dict[str, list[tuple[str, Any, str]]] = {
         "parameters": [
             ("tokenizer", count(costs.tokenizer), ""), ("  encoder", count(costs.tokenizer.encoder), ""),
-            ("  decoder", count(costs.tokenizer.decoder), ""), ("world model", count(costs.world), ""),
+            ("  decoder", count(costs.tokenizer.decoder), ""), ("world model", world_parameters, ""),
             ("  transformer", count(costs.world.transformer), ""), ("  motion prior", count(costs.world.prior), ""),
             ("  layout", count(costs.world.layout), ""),
-            ("  tables, heads and the rest", count(costs.world) - count(costs.world.transformer)
+            ("  tables, heads and the rest", world_parameters - count(costs.world.transformer)
              - count(costs.world.prior) - count(costs.world.layout), ""),
-            ("video decoder", None, "")],
+            ("task expert, of plans and words", count(costs.world.expert), ""), ("video decoder", None, "")],
         "sequence": [
             ("layers", world.transformer.layers, ""), ("width", world.transformer.width, ""),
             ("cameras", costs.cameras, ""), ("positions a camera", costs.camera_positions, ""),

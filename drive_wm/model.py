@@ -39,15 +39,27 @@ from drive_wm.world.decode import (
     plan_grammar,
     read_context,
     write_segment,
+    write_segments,
 )
 from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
 from drive_wm.world.model import WorldConfig, WorldModel
-from drive_wm.world.reasons import MAX_CAUSES, MAX_TEXT_TOKENS, question_ids, read_answer
+from drive_wm.world.reasons import (
+    MAX_CAUSES,
+    MAX_TEXT_TOKENS,
+    MOST_IDS,
+    decision_ids,
+    plan_ids,
+    question_ids,
+    read_answer,
+    read_text,
+)
 from drive_wm.world.transformer import KeyValues, Transformer
 from drive_wm.world.vocabulary import RANGES, special
 
-FORMAT = "drive_wm.model@2"  # 1 had another prior: its weights would run, and ignore the action
+FORMAT = "drive_wm.model@3"  # 1 had another prior, and up to 2 plans and words came from the world model's own weights
 PRETRAINED = Path(__file__).parent / "pretrained"
+EXPERT = "expert."  # of the world model's weights; they have a file of their own
+WHY = "Why are you doing this?"
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,8 @@ class DriveWM:
             raise InputError(f"{folder}: format {meta.get('format')!r}, expected {FORMAT!r}; weights of another format "
                              "were made by another version of this package: train anew, or install that one")
         model = cls.create(from_json(ModelConfig, meta["model"]))
-        for part in model.parts:
-            load_weights(folder / f"{part}.safetensors", getattr(model, part))
+        for part, network in model.parts.items():
+            load_weights(folder / f"{part}.safetensors", network, None if part != "world" else EXPERT)
         model.name = meta.get("name", folder.name)
         return model.to(device)
 
@@ -134,9 +146,9 @@ class DriveWM:
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for part in self.parts:
-            state = getattr(self, part).state_dict()
-            halves = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in state.items()}
+        for part, network in self.parts.items():
+            halves = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in network.state_dict().items()
+                      if part != "world" or not k.startswith(EXPERT)}
             save_file(halves, str(temporary / f"{part}.safetensors"))
             (temporary / f"{part}.safetensors").chmod(0o644)  # the library lets nobody else read what it writes
         meta = {"format": FORMAT, "name": name or self.name, "model": to_json(self.config)}
@@ -148,13 +160,14 @@ class DriveWM:
         return folder
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """The networks, as the files of a checkpoint are called."""
-        return ("tokenizer", "world", *(("decoder",) if self.decoder else ()))
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """The networks, as the files of a checkpoint are called; the expert is a part of the world model too."""
+        return {"tokenizer": self.tokenizer, "world": self.world, "expert": self.world.expert,
+                **({"decoder": self.decoder} if self.decoder else {})}
 
     def to(self, device: str) -> DriveWM:
-        for part in self.parts:
-            getattr(self, part).to(device)
+        for network in self.parts.values():
+            network.to(device)
         return self
 
     def compiled(self) -> DriveWM:
@@ -339,40 +352,76 @@ class DriveWM:
         return [out[i] for i in range(len(grids))]
 
     @torch.no_grad()
-    def plan(self, clip: Clip, route: FloatArray | None = None, *, stream: Stream | None = None, seed: int = 0,
-             temperature: float = 0.0) -> Plan:
-        """The ego's next actions and where they lead. route: (8, 2) points ahead in the rig frame, or None."""
+    def plan(self, clip: Clip, route: FloatArray | None = None, *, decision: tuple[str, str] | None = None,
+             stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> Plan:
+        """The ego's next actions and where they lead. route: (8, 2) points ahead in the rig frame, or None.
+
+        decision: (longitudinal, lateral) that it shall carry out, such as ("stop", "keep"); None leaves it free.
+        """
         stream = stream or self.read(clip)
-        generator = torch.Generator().manual_seed(seed)
+        told = decision_ids(*decision) if decision else []
         with self._autocast():
-            ids = write_segment(self.world, stream, [special("<plan>")], self._route(clip, route), plan_grammar,
-                                2 * self.config.world.plan_steps, temperature=temperature, generator=generator)
+            ids = write_segment(self.world, stream, [*told, special("<plan>")], self._route(clip, route), plan_grammar,
+                                2 * self.config.world.plan_steps, temperature=temperature,
+                                generator=torch.Generator().manual_seed(seed))
         first = torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start])
         actions = actions_of_bins(torch.tensor(ids).view(-1, 2) - first).numpy()
         times = np.arange(1, len(actions) + 1) / clip.rate_hz
         return Plan(Trajectory(times, integrate_actions(np.zeros(3), actions, 1 / clip.rate_hz)), actions=actions)
 
     @torch.no_grad()
-    def explain(self, scene: Clip | Moment, question: str = "Why are you doing this?", route: FloatArray | None = None,
-                *, stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> Explanation:
-        """The model's decision, its typed causes and a sentence, answering a question about the scene's last moment.
+    def explain(self, scene: Clip | Moment, question: str = WHY, route: FloatArray | None = None, *,
+                plan: Plan | None = None, before_plan: bool = False, stream: Stream | None = None, seed: int = 0,
+                temperature: float = 0.0) -> Explanation:
+        """The model's decision, its typed causes, and the answer to a question about the scene's last moment.
 
-        scene: a `scene.Scene`, whose route is taken, or a clip of the past.
+        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc; with
+        ``before_plan`` it is made first, and ``DriveWM.plan(decision=...)`` carries it out. What does not ask for a
+        decision, such as "How many cars do you see?", is answered in ``text`` beside it. scene: a `scene.Scene`, whose
+        route is taken, or a clip of the past.
         """
-        clip = scene if isinstance(scene, Clip) else scene.context
-        route = scene.route if route is None and not isinstance(scene, Clip) else route
-        opening = question_ids(question)
-        if clip.agents.shape[1] != self.config.world.agents:
-            clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
+        clip, route = self._asked_of(scene, route)
         stream = stream or self.read(clip)
+        opening: list[int] = []
+        if not before_plan:
+            made = plan or self.plan(clip, route, stream=stream, seed=seed, temperature=temperature)
+            if made.actions is None:
+                raise InputError("the plan has no actions; only a plan of speeds and curvatures can be explained")
+            opening = plan_ids(made.actions)
         used = [bool(v) for v in clip.agents_valid[-1]]
         names = tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
-        grammar = answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS)
+        generator = torch.Generator().manual_seed(seed)
+
+        def written(question: str, *forms: str) -> list[int]:
+            with self._autocast():
+                return write_segment(self.world, stream, opening + question_ids(question), self._route(clip, route),
+                                     answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS, forms), MOST_IDS,
+                                     temperature=temperature, generator=generator)
+
+        ids = written(question, "<decision>", "<text>")
+        text = None if ids[0] == special("<decision>") else read_text(ids)
+        made_so = read_answer(ids if text is None else written(WHY, "<decision>"), question, clip.agents[-1], names)
+        return replace(made_so, text=made_so.text if text is None else text, post_hoc=not before_plan)
+
+    @torch.no_grad()
+    def answers(self, scene: Clip | Moment, questions: Sequence[str], route: FloatArray | None = None, *,
+                stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> list[str]:
+        """The words alone, of many questions about one moment at once; see ``explain``."""
+        clip, route = self._asked_of(scene, route)
+        used = [bool(v) for v in clip.agents_valid[-1]]
         with self._autocast():
-            ids = write_segment(self.world, stream, opening, self._route(clip, route), grammar,
-                                3 + 2 * MAX_CAUSES + 2 + MAX_TEXT_TOKENS, temperature=temperature,
-                                generator=torch.Generator().manual_seed(seed))
-        return read_answer(ids, question, clip.agents[-1], names)
+            written = write_segments(self.world, stream or self.read(clip), [question_ids(q) for q in questions],
+                                     self._route(clip, route), answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS),
+                                     MOST_IDS, temperature=temperature, generator=torch.Generator().manual_seed(seed))
+        return [read_text(ids) for ids in written]
+
+    def _asked_of(self, scene: Clip | Moment, route: FloatArray | None) -> tuple[Clip, FloatArray | None]:
+        """The clip with its agents in slots, and the route."""
+        clip = scene if isinstance(scene, Clip) else scene.context
+        route = scene.route if route is None and not isinstance(scene, Clip) else route
+        if clip.agents.shape[1] != self.config.world.agents:
+            clip = nearest_agents(clip, self.config.world.agents, len(clip.timestamps_us) - 1)
+        return clip, route
 
     def _route(self, clip: Clip, route: FloatArray | None) -> Tensor:
         speed = float(clip.actions[-1, 0]) if len(clip.actions) and clip.actions_valid[-1] else 0.0
@@ -398,13 +447,19 @@ def to_images(pixels: Tensor) -> ByteArray:
     return (pixels.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
-def load_weights(path: Path, module: torch.nn.Module) -> None:
-    """Fills a module from safetensors; raises InputError for a missing, damaged or foreign file."""
+def load_weights(path: Path, module: torch.nn.Module, apart: str | None = None) -> None:
+    """Fills a module from safetensors; raises InputError for a missing, damaged or foreign file.
+
+    apart: the names that begin so are not in this file, and stay as they are.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        module.load_state_dict(load_file(str(path)))
+        found = module.load_state_dict(load_file(str(path)), strict=False)
+        odd = [*found.unexpected_keys, *(k for k in found.missing_keys if apart is None or not k.startswith(apart))]
+        if odd:
+            raise RuntimeError(f"{len(odd)} names do not fit, such as {odd[0]}")
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: the weights cannot be loaded ({str(error).splitlines()[0]}); the file is damaged or "
                          "belongs to another configuration; install it anew") from None

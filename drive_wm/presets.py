@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from drive_wm.model import ModelConfig
 from drive_wm.tokenizer.fsq import FSQConfig
@@ -28,23 +29,30 @@ def transformer(width: int, layers: int, head: int = 32) -> TransformerConfig:
                              (3 * eighth, 2 * eighth, 3 * eighth))
 
 
+def world(size: TransformerConfig, fsq: FSQConfig, **others: Any) -> WorldConfig:
+    """A world model of some size with an expert of a quarter of its width, which reads the same keys (as in pi0)."""
+    narrow = size.width // 4
+    expert = replace(size, width=narrow, heads=size.kv_heads, mlp=narrow * 11 // 4, head_width=size.head)
+    return WorldConfig(size, fsq, expert=expert, **others)
+
+
 def tiny() -> ModelConfig:
-    """About 16 M: six cameras at 64 x 112, trains and runs on two cores. The shipped weights are of this size."""
+    """About 20 M: six cameras at 64 x 112, trains and runs on two cores. The shipped weights are of this size."""
     return ModelConfig()
 
 
 def small() -> ModelConfig:
     """About 0.1 B: six cameras at 256 x 448, for one GPU."""
     tokenizer = TokenizerConfig(channels=(64, 128, 192, 320))
-    world = WorldConfig(transformer(768, 12, head=64), tokenizer.fsq, layout_channels=64)
-    return ModelConfig(tokenizer, world, width=448, height=256)
+    size = world(transformer(768, 12, head=64), tokenizer.fsq, layout_channels=64)
+    return ModelConfig(tokenizer, size, width=448, height=256)
 
 
 def base() -> ModelConfig:
     """About 1 B: small's tokenizer, so that its tokens serve both, and a wider and deeper world model."""
     tokenizer = small().tokenizer
-    world = WorldConfig(transformer(2048, 20, head=128), tokenizer.fsq, layout_channels=64)
-    return ModelConfig(tokenizer, world, width=448, height=256)
+    size = world(transformer(2048, 20, head=128), tokenizer.fsq, layout_channels=64)
+    return ModelConfig(tokenizer, size, width=448, height=256)
 
 
 def gaia1() -> ModelConfig:
@@ -55,8 +63,8 @@ def gaia1() -> ModelConfig:
     """
     fsq = FSQConfig((8, 8, 8, 16), codes=1)
     tokenizer = TokenizerConfig(fsq, (192, 384, 704, 1408), encoder_blocks=2, decoder_blocks=2)
-    world = WorldConfig(transformer(4096, 32, head=128), fsq, window=26, layout_channels=64)
-    return ModelConfig(tokenizer, world, rate_hz=6.25, width=512, height=288)
+    size = world(transformer(4096, 32, head=128), fsq, window=26, layout_channels=64)
+    return ModelConfig(tokenizer, size, rate_hz=6.25, width=512, height=288)
 
 
 @dataclass(frozen=True)

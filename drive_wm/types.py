@@ -375,6 +375,7 @@ class Clip:
     ego: (T, 4, 4) world_from_rig, ego_valid: (T,). actions: (T-1, 2) speed_mps, curvature_inv_m; actions_valid: (T-1,).
     agents: (T, A, 12) with AGENT_COLUMNS, rig frame of each step; agents_valid: (T, A). agent_ids: A names, one a slot.
     layout: camera -> (T, H, W, 3) uint8 as render.draw_layout drew it, or None. reasons: T Explanations or None each.
+    texts: questions and answers about moments within it.
     digits: camera -> (T, h, w, D) uint8 FSQ digits of frames that were tokenized when packed (frames is then empty).
     carried: the same of the frame before, carried to each step by the ego's move (see `reproject`); carried_drawn: the
     same along the depth of the drawn layout.
@@ -400,6 +401,7 @@ class Clip:
     digits: Mapping[str, ByteArray] | None = None
     carried: Mapping[str, ByteArray] | None = None
     carried_drawn: Mapping[str, ByteArray] | None = None
+    texts: tuple[Text, ...] = ()
 
 
 # --- planning -----------------------------------------------------------------------------------------------------

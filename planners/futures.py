@@ -17,7 +17,7 @@ from drive_wm.geometry import integrate_actions
 from drive_wm.model import DriveWM, rig_of
 from drive_wm.types import FloatArray, InputError
 from drive_wm.world.decode import Sampling, Stream, next_agents, next_digits, next_step
-from drive_wm.world.model import Segment, Steps
+from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps
 from drive_wm.world.transformer import KeyValues, Span
 from drive_wm.world.vocabulary import RANGES, special
 
@@ -126,11 +126,14 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
 
 def _opened(model: DriveWM, stream: Stream, route: Tensor) -> tuple[Tensor, KeyValues]:
     """<plan> behind the past -> its hidden (d,), and the keys and values of past and opening, batch 1."""
-    world, past = model.world, stream.cache.past()
+    past = stream.cache.past()
     opening = torch.tensor([[special("<plan>")]], device=model.device)
-    positions = world.segment_positions(stream.last.first_step + 1, 1, model.device)
-    hidden, keys = world.transformer(world.embed_segment(Segment(opening, route)), positions, [Span(0, 1)], past)
+    hidden, keys = model.world.segment(Segment(opening, route), stream.last.first_step + 1, past)
     return hidden[0, 0], _joined(past, keys)
+
+
+def _time(stream: Stream) -> int:
+    return CAPTION_LENGTH + stream.last.first_step + 1
 
 
 def _joined(past: KeyValues | None, keys: KeyValues) -> KeyValues:
@@ -142,7 +145,7 @@ def _joined(past: KeyValues | None, keys: KeyValues) -> KeyValues:
 def _logits(model: DriveWM, hidden: Tensor, index: int) -> Tensor:
     """(..., d) -> (..., bins) of the plan's token ``index``: a speed, then a curvature, and so on."""
     wanted = RANGES["future_speed" if index % 2 == 0 else "future_curvature"]
-    return model.world.text_head(hidden)[..., wanted.start:wanted.stop].float()
+    return model.world.expert.head(hidden)[..., wanted.start:wanted.stop].float()
 
 
 def _first_ids(device: torch.device) -> Tensor:
@@ -156,8 +159,8 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
 
     route: (1, F) as ``inputs.route_vector``. temperature 0 says the likeliest token each time.
     """
-    world, generator = model.world, torch.Generator().manual_seed(seed)
-    length = 2 * world.config.plan_steps
+    expert, generator = model.world.expert, torch.Generator().manual_seed(seed)
+    length, time = 2 * model.world.config.plan_steps, _time(stream)
     bins, surety = [], []
     with torch.autocast(model.device.type, torch.bfloat16):
         hidden, past = _opened(model, stream, route)
@@ -170,10 +173,10 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
             bins.append(drawn)
             if i + 1 == length:
                 break
-            x = world.table(drawn + _first_ids(model.device)[i % 2])[None]
-            positions = world.segment_positions(stream.last.first_step + 1, 1, model.device, start=i + 1)
+            x = expert.table(drawn + _first_ids(model.device)[i % 2])[None]
+            positions = expert.positions(time + i + 1, 1, model.device)
             spans = [Span(0, count, futures=count, shared=shared)]
-            out, keys = world.transformer(x, positions.repeat(count, 1), spans, past)
+            out, keys = expert.transformer(x, positions.repeat(count, 1), spans, past)
             past, last = _joined(past, keys), out[0]
     actions = actions_of_bins(torch.stack(bins, 1).view(count, -1, 2).cpu())
     return actions.numpy(), torch.stack(surety, 1).mean(1).double().cpu().numpy()
@@ -189,16 +192,16 @@ def _drawn(logits: Tensor, temperature: float, generator: torch.Generator) -> Te
 @torch.no_grad()
 def plan_likelihood(model: DriveWM, stream: Stream, route: Tensor, actions: FloatArray) -> FloatArray:
     """Mean log-probability (B,), nats a token, of plans (B, 8, 2) as the model would have said them."""
-    world, (count, steps, _) = model.world, actions.shape
+    expert, (count, steps, _) = model.world.expert, actions.shape
     bins = action_bins(torch.from_numpy(np.asarray(actions))).to(model.device)
     ids = (bins + _first_ids(model.device)).view(count, 2 * steps)
     length = 2 * steps - 1  # the last token is said, and not read
     with torch.autocast(model.device.type, torch.bfloat16):
         hidden, past = _opened(model, stream, route)
         spans = [Span(0, count * length, causal=True, futures=count, shared=past[0][0].shape[1])]
-        positions = world.segment_positions(stream.last.first_step + 1, length, model.device, start=1)
-        x = world.table(ids[:, :-1]).reshape(1, count * length, -1)
-        out, _ = world.transformer(x, positions.repeat(count, 1), spans, past)
+        positions = expert.positions(_time(stream) + 1, length, model.device)
+        x = expert.table(ids[:, :-1]).reshape(1, count * length, -1)
+        out, _ = expert.transformer(x, positions.repeat(count, 1), spans, past)
         states = torch.cat([hidden.expand(count, 1, -1), out.view(count, length, -1)], 1)
         said = [torch.log_softmax(_logits(model, states[:, i], i), -1).gather(-1, bins.view(count, -1)[:, i:i + 1])
                 for i in range(2 * steps)]

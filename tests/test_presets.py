@@ -32,7 +32,7 @@ def costs_of_preset(name: str) -> Costs:
     ("gaia1", (0.285e9, 0.315e9), (6.3e9, 6.7e9))])
 def test_a_preset_has_its_size(name: str, tokenizer: tuple[float, float], world: tuple[float, float]) -> None:
     costs = costs_of_preset(name)
-    assert tokenizer[0] < count(costs.tokenizer) < tokenizer[1] and world[0] < count(costs.world) < world[1]
+    assert tokenizer[0] < count(costs.tokenizer) < tokenizer[1] and world[0] < costs.world_parameters < world[1]
     assert all(p.is_meta for p in costs.world.parameters())
 
 

@@ -86,4 +86,21 @@ def with_texts(log: Log, every_s: float = 2.0, seed: int = 0) -> Log:
     return replace(log, texts=log.texts + tuple(texts))
 
 
-__all__ = ["DISTRACTORS", "KINDS", "QA", "TEMPLATES", "Facts", "caption_of", "distracted", "qa_of", "with_texts"]
+def taught(log: Log, every_s: float, valid_s: float, until_s: float = 1e9, rounds: int = 2) -> Log:
+    """A town log as a model learns from it: questions every so many seconds, each valid for ``valid_s``, and at those
+    moments reasons whose causes are true. rounds: of all questions, in other words and about others. About 0.9 s of a
+    core a moment."""
+    texts: list[Text] = []
+    reasons = dict(log.reasons)
+    for at_s in np.arange(0.0, min((log.end_us - log.start_us) / 1e6 - 0.5, until_s), every_s):
+        facts = Facts(log, log.start_us + int(round(at_s * 1e6)))
+        span = facts.at_us, facts.at_us + int(valid_s * 1e6)
+        texts += [Text(*span, qa.answer, qa.question, qa.kind)
+                  for seed in range(rounds) for qa in qa_of(log, float(at_s), seed, facts=facts)]
+        if facts.truth is not None:
+            reasons[facts.at_us] = facts.truth
+    return replace(log, texts=log.texts + tuple(texts), reasons=tuple(sorted(reasons.items())))
+
+
+__all__ = ["DISTRACTORS", "KINDS", "QA", "TEMPLATES", "Facts", "caption_of", "distracted", "qa_of", "taught",
+           "with_texts"]

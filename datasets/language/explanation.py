@@ -1,4 +1,4 @@
-"""Explanation: why. The driver's own typed reasons, and true causes found by taking things out of the world."""
+"""Explanation: why. What the driver decides, and the true causes of it, found by taking things out of the world."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cause_value(cause: Cause) -> list[str | None]:
 
 
 def _why(facts: Facts, slots: dict[str, str] | None = None) -> Answer | None:
-    reason = facts.reason
+    reason = facts.truth
     if reason is None:
         return None
     ids = tuple(c.agent_id for c in reason.causes if c.agent_id)
@@ -75,7 +75,7 @@ def why_side(facts: Facts, rng: np.random.Generator) -> Answer | None:
 @template(ASK, "What kind of reason is it?", "Is it traffic, a light, a sign or the road?",
           "What is the cause of your speed?", "What decides how fast you drive?")
 def cause_kind(facts: Facts, rng: np.random.Generator) -> Answer | None:
-    reason = facts.reason
+    reason = facts.truth
     if reason is None or not reason.causes:
         return None
     word = reason.causes[0].kind
@@ -85,7 +85,7 @@ def cause_kind(facts: Facts, rng: np.random.Generator) -> Answer | None:
 @template(ASK, "Who is the reason?", "Which road user makes you do this?", "Because of whom are you doing this?",
           "Who is it that you react to?")
 def cause_who(facts: Facts, rng: np.random.Generator) -> Answer | None:
-    reason = facts.reason
+    reason = facts.truth
     if reason is None:
         return None
     known = {s.id: s for s in facts.sights}
@@ -100,8 +100,8 @@ def cause_who(facts: Facts, rng: np.random.Generator) -> Answer | None:
           "Where is the cause of your decision?")
 def cause_where(facts: Facts, rng: np.random.Generator) -> Answer | None:
     known = {s.id: s for s in facts.sights}
-    named = [c.agent_id for c in (facts.reason.causes if facts.reason else ()) if c.agent_id in known]
-    if facts.reason is None or not named:
+    named = [c.agent_id for c in (facts.truth.causes if facts.truth else ()) if c.agent_id in known]
+    if not named:
         return None
     sight = known[str(named[0])]
     return Answer(f"It is {sight.where}, {meters(sight.distance_m)} away.", sight.where, (sight.id,))

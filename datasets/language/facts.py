@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 
 from drive_wm.datasets.clips import track_states
+from drive_wm.datasets.language.reasons import STANDING, by_intervention
 from drive_wm.datasets.routes import route_of
-from drive_wm.datasets.town.causes import Effect, Moment, causes_at, replay_for, true_causes
+from drive_wm.datasets.town.causes import Effect, Moment, causes_at, owner_id, replay_for, true_causes
 from drive_wm.geometry import (
     interpolate_poses,
     project_to_polyline,
@@ -22,7 +23,7 @@ from drive_wm.geometry import (
 )
 from drive_wm.render import Renderer, agents_at
 from drive_wm.render_state import cached
-from drive_wm.types import SIGNAL_STATES, Explanation, FloatArray, InputError, Log, RoadMap
+from drive_wm.types import SIGNAL_STATES, Cause, Explanation, FloatArray, InputError, Log, RoadMap
 
 RANGE_M = 50.0
 STANDING_MPS = 0.3
@@ -151,6 +152,22 @@ class Facts:
         """What the log's driver decided, at most 0.26 s away."""
         near = min(self.log.reasons, key=lambda it: abs(it[0] - self.at_us), default=None)
         return near[1] if near is not None and abs(near[0] - self.at_us) <= 260_000 else None
+
+    @cached_property
+    def truth(self) -> Explanation | None:
+        """``reason`` with the causes that interventions found; as it is where they are not known."""
+        if self.reason is None or self.causes is None:
+            return self.reason
+        things: dict[str, Cause] = {}
+        for sight in self.sights:  # the nearest part speaks for what has many
+            things.setdefault(owner_id(sight.id), self._as_cause(sight))
+        return by_intervention(self.reason, self.causes, things, self.light())
+
+    def _as_cause(self, sight: Sight) -> Cause:
+        lead = self.lead is not None and self.lead.id == sight.id
+        kind = ("pedestrian" if sight.category == "pedestrian" else "obstacle" if sight.category in STANDING
+                else "lead vehicle" if lead or sight.in_lane else "give way")
+        return Cause(kind, sight.id, sight.category, (sight.x_m, sight.y_m))
 
     # --- others ---
 

@@ -95,7 +95,7 @@ def explanation_text(explanation: Explanation) -> str:
     doing = _DOING[explanation.longitudinal] + _LATERAL[explanation.lateral]
     if not explanation.causes:
         return f"{doing}."
-    because = " and ".join(_because(cause) for cause in explanation.causes[:2])
+    because = " and ".join(list(dict.fromkeys(map(_because, explanation.causes)))[:2])
     return f"{doing} because {because}."
 
 

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drive_wm.encoders.actions import action_bins
 from drive_wm.encoders.agents import motion_tokens
-from drive_wm.world.model import Segment, Steps, WorldModel
-from drive_wm.world.vocabulary import RANGES, special
+from drive_wm.world.model import Steps, WorldModel
+from drive_wm.world.vocabulary import special
 
 
 @dataclass(frozen=True)
@@ -129,21 +128,3 @@ def ego_steps(actions: Tensor, dt_s: Tensor) -> Tensor:
     turn = travel * actions[..., 1]
     chord = travel * torch.sinc(turn / (2 * math.pi))
     return torch.stack([chord * torch.cos(turn / 2), chord * torch.sin(turn / 2), turn], -1)
-
-
-def segment_loss(model: WorldModel, hidden: Tensor, segment: Segment) -> Tensor:
-    """Cross-entropy of each next id where ``loss_on`` says so. hidden: (B, N, d)."""
-    assert segment.loss_on is not None
-    rows = segment.loss_on[:, :-1]
-    logits = model.text_head(hidden[:, :-1][rows])
-    return F.cross_entropy(logits.float(), segment.ids[:, 1:][rows])
-
-
-def plan_segment(actions: Tensor, valid: Tensor, route: Tensor) -> Segment:
-    """Future actions (B, N, 2) -> <plan> speed curvature speed curvature ...; route (B, F)."""
-    bins = action_bins(actions)
-    ids = bins + torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start], device=bins.device)
-    opening = torch.full((len(ids), 1), special("<plan>"), device=ids.device)
-    loss_on = valid.repeat_interleave(2, -1)
-    closing = torch.zeros(len(ids), 1, dtype=torch.bool, device=ids.device)
-    return Segment(torch.cat([opening, ids.flatten(1)], 1), route, torch.cat([loss_on, closing], 1))

@@ -86,8 +86,10 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig) -> MuonAdamW:
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     inner = {f"{name}.weight" for name, module in network.named_modules()
-             if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.endswith("_head")}
+             if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.endswith("head")}
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         big = parameter.ndim >= 2 and min(parameter.flatten(1).shape) >= SMALLEST_SIDE
         if config.muon_lr > 0 and name in inner and big:
             matrices.append(parameter)

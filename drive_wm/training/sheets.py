@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from drive_wm.datasets.clips import part_of
 from drive_wm.datasets.shards import Sample
 from drive_wm.media import contact_sheet, tile_cameras, write_png
 from drive_wm.model import DriveWM, LayoutSource
 from drive_wm.reproject import Drawn
-from drive_wm.types import ByteArray, Clip
-
-
-def part_of(clip: Clip, start: int, stop: int) -> Clip:
-    """Steps [start, stop) of a clip."""
-    from dataclasses import replace
-
-    return replace(
-        clip, timestamps_us=clip.timestamps_us[start:stop], frames={k: v[start:stop] for k, v in clip.frames.items()},
-        frames_valid=clip.frames_valid[start:stop], ego=clip.ego[start:stop], ego_valid=clip.ego_valid[start:stop],
-        actions=clip.actions[start:stop - 1], actions_valid=clip.actions_valid[start:stop - 1],
-        agents=clip.agents[start:stop], agents_valid=clip.agents_valid[start:stop], reasons=clip.reasons[start:stop],
-        layout=None if clip.layout is None else {k: v[start:stop] for k, v in clip.layout.items()},
-        digits=None if clip.digits is None else {k: v[start:stop] for k, v in clip.digits.items()},
-        carried=None, carried_drawn=None)
+from drive_wm.types import ByteArray
 
 
 def at(frames: Mapping[str, ByteArray], names: tuple[str, ...], step: int) -> ByteArray:
@@ -51,7 +38,7 @@ def world_sheet(model: DriveWM, samples: list[Sample], path: Path, layout: bool 
     """Rows: truth and rollout under the true actions and the given layout; columns: seconds ahead."""
     rows, labels, columns = [], [], []
     for sample in samples[:2]:
-        clip = sample.clip
+        clip = part_of(sample.clip, 0, model.config.world.window)
         context = min(model.config.context, len(clip.timestamps_us) - 1)
         future = range(context, len(clip.timestamps_us))
         given = recorded_layout(clip.layout, context - 1) if layout and clip.layout is not None else None

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drive_wm.datasets.clips import part_of
 from drive_wm.datasets.shards import Sample, tokenized
-from drive_wm.encoders.text import QUESTIONS
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig, psnr, reconstruction_loss
 from drive_wm.training.objectives import (
     ObjectiveConfig,
@@ -22,15 +22,12 @@ from drive_wm.training.objectives import (
     drop_conditions,
     frame_loss,
     mask_steps,
-    plan_segment,
-    segment_loss,
 )
 from drive_wm.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from drive_wm.training.segments import is_plan, segment_losses, segments_of
 from drive_wm.training.tokens import TokenizerCodec
-from drive_wm.world.inputs import caption_ids, pixels_of, route_vector, steps_from_clips
-from drive_wm.world.model import Segment, Steps, WorldConfig, WorldModel
-from drive_wm.world.reasons import answer_ids, question_ids
-from drive_wm.world.vocabulary import special
+from drive_wm.world.inputs import caption_ids, pixels_of, steps_from_clips
+from drive_wm.world.model import Steps, WorldConfig, WorldModel
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class DataConfig:
     phases: int = 1
     start_s: float = 0.0
     end_s: float = 1e9
+    questions_every_s: float = 0.0  # town drives come with questions, and with the true causes of what is decided
     batch_size: int = 4
     camera_dropout: float = 0.3
     pack_workers: int = 2
@@ -71,10 +69,18 @@ class WorldRun:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     task_share: float = 0.25  # of the batches that learn to plan and to explain instead of to see
+    expert_only: bool = False  # the world model stays as it is, to the bit; give it a task_share of 1
     context: int = 4  # steps of context of those
+    questions: int = 12  # of a clip, at most
     steps: int = 6000
     checkpoint_every: int = 200
     sheet_every: int = 500
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Steps of a sample, and how many of them must be there: a plan may reach beyond the end of a drive."""
+        whole = self.context + self.model.plan_steps
+        return (whole, self.context) if self.expert_only else (max(whole, self.model.window), self.model.window)
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -147,6 +153,9 @@ class WorldTask(Task[WorldModel]):
                  start: int = 0) -> None:
         super().__init__(network, run.optimizer, run.steps, seed, start)
         self.run = run
+        if run.expert_only:
+            network.requires_grad_(False)
+            network.expert.requires_grad_(True)
         self._frozen = [tokenizer.eval().requires_grad_(False)]  # in a list: neither trained nor in the state
         self.codec = TokenizerCodec(self.tokenizer)
 
@@ -156,15 +165,13 @@ class WorldTask(Task[WorldModel]):
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> Tensor:
         self.tokenizer.to(self.device)
-        clips = [s.clip if s.clip.digits is not None else tokenized(s.clip, self.codec) for s in batch]
+        tasks = np.random.default_rng((self.seed, self.done, 1)).random() < self.run.task_share
+        seen = [part_of(s.clip, 0, self.run.context if tasks else self.run.model.window) for s in batch]
+        clips = [clip if clip.digits is not None else tokenized(clip, self.codec) for clip in seen]
         steps = steps_from_clips(clips, self.tokenizer, self.device, self.network.config.agents)
         caption = drop_caption(caption_ids([s.clip.look for s in batch], self.device), self.run.objective.drop_caption)
         steps = drop_conditions(steps, self.run.objective)
-        task = np.random.default_rng((self.seed, self.done, 1)).random()
-        if task < self.run.task_share:
-            loss = self._learn_task(batch, steps, caption, task)
-        else:
-            loss = self._learn_frames(steps, caption)
+        loss = self._learn_tasks(batch, steps, caption) if tasks else self._learn_frames(steps, caption)
         self.metrics |= {"loss": float(loss.detach()), "tokens": float(steps.digits[..., 0].numel())}
         return loss
 
@@ -182,51 +189,22 @@ class WorldTask(Task[WorldModel]):
         self.metrics = {"frame_nats": float(frames.detach()), "agent_nats": float(agents.detach())}
         return frames + objective.agent_weight * agents
 
-    def _learn_task(self, batch: list[Sample], steps: Steps, caption: Tensor, task: float) -> Tensor:
-        context = min(self.run.context, steps.noise.shape[1] - 2)
-        past = add_noise(steps.part(0, context), self.run.objective.noise_max,
+    def _learn_tasks(self, batch: list[Sample], steps: Steps, caption: Tensor) -> Tensor:
+        now = self.run.context - 1
+        past = add_noise(steps, self.run.objective.noise_max,
                          torch.tensor(self.network.config.fsq.all_levels))
-        answers = explain_segment(batch, context - 1, self.seed * 7919 + self.done, self.device)
-        plans = self._plan(batch, steps, context)
-        segment, name = plans, "plan_nats"
-        if answers is not None and task < self.run.task_share / 2:
-            segment, name = answers, "explain_nats"
-        _, hidden = self.network(caption, past, segment)
-        assert hidden is not None and segment.loss_on is not None
-        loss = segment_loss(self.network, hidden, segment) if segment.loss_on.any() else hidden.sum() * 0.0
-        self.metrics = {name: float(loss.detach())}
-        return loss
-
-    def _plan(self, batch: list[Sample], steps: Steps, context: int) -> Segment:
-        now = context - 1
-        ahead = slice(now, now + self.network.config.plan_steps)
-        future = torch.from_numpy(np.stack([s.clip.actions[ahead] for s in batch])).to(self.device)
-        valid = torch.from_numpy(np.stack([s.clip.actions_valid[ahead] for s in batch])).to(self.device)
-        return plan_segment(future, valid, routes_at(batch, now, self.device))
-
-
-def routes_at(batch: list[Sample], now: int, device: torch.device) -> Tensor:
-    """(B, F) route features at step ``now``: the speed is that of the action that led there."""
-    rows = [route_vector(s.route[now], float(s.clip.actions[now - 1, 0]) if now else 0.0) for s in batch]
-    return torch.from_numpy(np.stack(rows)).to(device)
-
-
-def explain_segment(batch: list[Sample], now: int, seed: int, device: torch.device) -> Segment | None:
-    """Questions and answers about step ``now``, padded; None where no sample of the batch has a reason there."""
-    rng = np.random.default_rng(seed)
-    rows: list[tuple[list[int], int]] = []
-    for sample in batch:
-        reason = sample.clip.reasons[now] if len(sample.clip.reasons) > now else None
-        question = question_ids(QUESTIONS[int(rng.integers(len(QUESTIONS)))])
-        visible = tuple(i if v else "" for i, v in zip(sample.clip.agent_ids, sample.clip.agents_valid[now]))
-        rows.append((question + (answer_ids(reason, visible) if reason else []), len(question)))
-    if all(len(ids) == asked for ids, asked in rows):
-        return None
-    length = max(len(ids) for ids, _ in rows)
-    padded = torch.full((len(rows), length), special("<pad>"), device=device)
-    loss_on = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
-    for i, (row, asked) in enumerate(rows):
-        padded[i, :len(row)] = torch.tensor(row, device=device)
-        loss_on[i, asked - 1:len(row) - 1] = True
-    return Segment(padded, routes_at(batch, now, device), loss_on)
-
+        with torch.set_grad_enabled(not self.run.expert_only):
+            _, keys = self.network.read(caption, past)
+        losses, plans = [], []
+        for segment in segments_of(batch, now, self.network.config.plan_steps, self.run.questions,
+                                   self.seed * 7919 + self.done, self.device):
+            hidden, _ = self.network.segment(segment, steps.first_step + now + 1, keys)
+            losses.append(segment_losses(self.network, hidden, segment))
+            assert segment.loss_on is not None
+            plans.append(is_plan(segment)[segment.loss_on[:, :-1]])
+        if not sum(map(len, losses)):  # no pose ahead, and nothing said
+            return self.network.expert.head.bias.sum() * 0.0
+        nats, acts = torch.cat(losses), torch.cat(plans)
+        self.metrics = {name: float(nats[some].detach().mean())
+                        for name, some in (("plan_nats", acts), ("words_nats", ~acts)) if some.any()}
+        return nats.mean()

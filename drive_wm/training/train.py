@@ -50,7 +50,7 @@ def train_tokenizer(name: str, *, sources: Sequence[str] = (), out: str | Path, 
     torch.manual_seed(seed)
     network = base.tokenizer if base is not None else FrameTokenizer(run.model)
     task = TokenizerTask(network, run, seed)
-    return _fit(task, run, 1, Path(out), seed, base, max_minutes, resume, wandb)
+    return _fit(task, run, (1, 1), Path(out), seed, base, max_minutes, resume, wandb)
 
 
 def train_world(name: str, *, sources: Sequence[str] = (), out: str | Path, seed: int = 0,
@@ -68,7 +68,7 @@ def train_world(name: str, *, sources: Sequence[str] = (), out: str | Path, seed
     torch.manual_seed(seed)
     network = base.world if base is not None else WorldModel(replace(run.model, fsq=tokenizer.config.fsq))
     task = WorldTask(network, tokenizer, run, seed)
-    return _fit(task, run, run.model.window, Path(out), seed, base, max_minutes, resume, wandb)
+    return _fit(task, run, run.window, Path(out), seed, base, max_minutes, resume, wandb)
 
 
 def _resolve(name: str, kind: type[Run], sources: Sequence[str], overrides: Mapping[str, str] | None) -> Run:
@@ -104,7 +104,8 @@ class StepDataset(IterableDataset[list[Sample]]):
 def pack(data: DataConfig, out: Path, steps: int) -> list[str | Path]:
     """The run's clips as shards, one folder a source; what is packed, such as ``shards:ADDRESS``, is kept."""
     root = Path(data.shards) if data.shards else out / "shards"
-    spec = ShardSpec(data.width, data.height, data.rate_hz, data.phases, data.start_s, data.end_s, min_steps=steps)
+    spec = ShardSpec(data.width, data.height, data.rate_hz, data.phases, data.start_s, data.end_s, min_steps=steps,
+                     questions_every_s=data.questions_every_s)
     folders: list[str | Path] = []
     for source in data.sources:
         if source.startswith(READY):
@@ -125,14 +126,14 @@ def check_tokens(groups: list[list[Shard]], task: Task) -> None:
                          "pack them anew from shards with frames: drive-wm data pack --source shards:DIR --tokens ...")
 
 
-def _fit(task: Task, run: Run, window: int, out: Path, seed: int, base: DriveWM | None, max_minutes: float | None,
-         resume: bool, wandb: bool) -> dict[str, Any]:
+def _fit(task: Task, run: Run, window: tuple[int, int], out: Path, seed: int, base: DriveWM | None,
+         max_minutes: float | None, resume: bool, wandb: bool) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "config.json", {"run": to_json(run), "hash": config_hash(run), "seed": seed})
-    groups = [find_shards(folder) for folder in pack(run.data, out, window)]
+    groups = [find_shards(folder) for folder in pack(run.data, out, window[1])]
     check_tokens(groups, task)
-    sampler = WindowSampler(groups, window, run.data.batch_size, seed, weights=list(run.data.weights) or None,
-                            camera_dropout=run.data.camera_dropout)
+    sampler = WindowSampler(groups, window[0], run.data.batch_size, seed, weights=list(run.data.weights) or None,
+                            least=window[1], camera_dropout=run.data.camera_dropout)
     writer = StateWriter(task, run, out, seed, base, sampler, max_minutes, resume)
     loader = DataLoader(StepDataset(sampler, task.done, run.steps), batch_size=None, shuffle=False)
     trainer = lightning.Trainer(

@@ -6,7 +6,7 @@ Axes as in ``world.model``. A ``Stream`` is a scene being continued: its cache, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from drive_wm.encoders.agents import apply_motion
 from drive_wm.types import ByteArray, InputError, Rig
 from drive_wm.world.inputs import caption_ids
-from drive_wm.world.model import Segment, Steps, WorldModel
+from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps, WorldModel
 from drive_wm.world.transformer import Cache, KeyValues, Span
 from drive_wm.world.vocabulary import RANGES, TABLE_SIZE, legal, special
 
@@ -273,47 +273,73 @@ Grammar = Callable[[list[int]], Tensor]  # ids emitted so far -> (TABLE_SIZE,) b
 def write_segment(model: WorldModel, stream: Stream, opening: list[int], route: Tensor, grammar: Grammar, most: int, *,
                   temperature: float, generator: torch.Generator) -> list[int]:
     """Continues ``opening`` (B = 1) until <end> or ``most`` ids; what the grammar forbids cannot be said."""
-    past = stream.cache.past()
-    first_step = stream.last.first_step + 1
-    device = route.device
-    ids: list[int] = list(opening)
-    out: list[int] = []
-    done = 0
-    while len(out) < most:
-        fresh = torch.tensor([ids[done:]], device=device)
-        x = model.embed_segment(Segment(fresh, route)) if done == 0 else model.table(fresh)
-        positions = model.segment_positions(first_step, len(ids) - done, device, start=done)
-        hidden, keys = model.transformer(x, positions, [Span(0, len(ids) - done, causal=True)], past)
-        if past is not None:
-            keys = [(torch.cat([a, c], 1), torch.cat([b, d], 1)) for (a, b), (c, d) in zip(past, keys)]
-        past = keys
-        done = len(ids)
-        allowed = grammar(out).to(device)
-        logits = model.text_head(hidden[0, -1]).float().masked_fill(~allowed, -math.inf)
-        chosen = int(_draw(logits[None], temperature, generator))
-        ids.append(chosen)
-        out.append(chosen)
-        if chosen == special("<end>"):
-            break
+    return write_segments(model, stream, [opening], route, grammar, most, temperature=temperature,
+                          generator=generator)[0]
+
+
+def write_segments(model: WorldModel, stream: Stream, openings: Sequence[list[int]], route: Tensor, grammar: Grammar,
+                   most: int, *, temperature: float, generator: torch.Generator) -> list[list[int]]:
+    """The same for many openings behind one past, side by side where they are of one length; each as if alone."""
+    out: list[list[int]] = [[] for _ in openings]
+    for length in dict.fromkeys(len(ids) for ids in openings):
+        members = [i for i, ids in enumerate(openings) if len(ids) == length]
+        written = _write(model, stream, [openings[i] for i in members], route, grammar, most, temperature, generator)
+        for i, ids in zip(members, written):
+            out[i] = ids
     return out
+
+
+def _write(model: WorldModel, stream: Stream, openings: list[list[int]], route: Tensor, grammar: Grammar, most: int,
+           temperature: float, generator: torch.Generator) -> list[list[int]]:
+    count, device, expert = len(openings), route.device, model.expert
+    time = CAPTION_LENGTH + stream.last.first_step + 1
+    past = [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in stream.cache.past() or []] or None
+    fresh = torch.tensor(openings, device=device)
+    hidden, keys = expert(Segment(fresh, route.expand(count, -1)), time, past)
+    done, out = fresh.shape[1], [[] for _ in openings]  # type: int, list[list[int]]
+    while True:
+        past = keys if past is None else [(torch.cat([a, c], 1), torch.cat([b, d], 1))
+                                          for (a, b), (c, d) in zip(past, keys)]
+        allowed = torch.stack([grammar(ids) for ids in out]).to(device)
+        logits = expert.head(hidden[:, -1]).float().masked_fill(~allowed, -math.inf)
+        chosen = _draw(logits, temperature, generator)
+        for ids, one in zip(out, chosen.tolist()):
+            if not _ended(ids):
+                ids.append(one)
+        if len(max(out, key=len)) >= most or all(map(_ended, out)):
+            return out
+        hidden, keys = expert.transformer(expert.table(chosen[:, None]), expert.positions(time + done, 1, device),
+                                          [Span(0, 1)], past)
+        done += 1
+
+
+def _ended(ids: list[int]) -> bool:
+    return bool(ids) and ids[-1] == special("<end>")
 
 
 def plan_grammar(out: list[int]) -> Tensor:
     return legal(("future_speed",) if len(out) % 2 == 0 else ("future_curvature",))
 
 
-def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int) -> Grammar:
-    """Decision, <causes>, pairs of kind and pointer, <text>, words, <end>. Empty agent slots cannot be pointed to."""
+def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int,
+                   forms: tuple[str, ...] = ("<decision>", "<text>")) -> Grammar:
+    """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, words, <end>; or <text>, words, <end>.
+
+    Empty agent slots cannot be pointed to.
+    """
     def grammar(out: list[int]) -> Tensor:
         n = len(out)
-        if n < 3:
-            return legal((("longitudinal",), ("lateral",), ())[n], ("<causes>",) if n == 2 else ())
+        if n == 0:
+            return legal((), forms)
         if special("<text>") in out:
             words = n - out.index(special("<text>")) - 1
-            return legal((), ("<end>",)) if words >= max_text else legal(("text",), ("<end>",) if words else ())
-        if (n - 3) % 2 == 1:
+            return legal((), ("<end>",)) if words >= max_text or _ended(out) else \
+                legal(("text",), ("<end>",) if words else ())
+        if n < 4:
+            return legal((("longitudinal",), ("lateral",), ())[n - 1], ("<causes>",) if n == 3 else ())
+        if n % 2 == 1:
             return _pointers(slots_used)
-        return legal((), ("<text>",)) if (n - 3) // 2 >= max_causes else legal(("cause",), ("<text>",))
+        return legal((), ("<text>",)) if (n - 4) // 2 >= max_causes else legal(("cause",), ("<text>",))
     return grammar
 
 

@@ -1,4 +1,4 @@
-"""The world model: one transformer over [caption] [step 0] [step 1] ... [task segment].
+"""The world model: one transformer over [caption] [step 0] [step 1] ..., and a task expert for the segment behind.
 
 A step is [action that led here: speed, curvature][agents][tokens of every camera]. Everything a step's frame positions
 are told before they are known is added to their embedding: the ray, the layout drawn into the camera, and a prior: the
@@ -20,11 +20,11 @@ from drive_wm.encoders import agents as agent_codec
 from drive_wm.encoders import rays as ray_codec
 from drive_wm.encoders.actions import action_bins, action_features
 from drive_wm.tokenizer.fsq import FSQ, FSQConfig
+from drive_wm.world.expert import ROUTE_POINTS, Segment, TaskExpert
 from drive_wm.world.transformer import KeyValues, RMSNorm, Span, Transformer, TransformerConfig
 from drive_wm.world.vocabulary import MAX_AGENTS, RANGES, TABLE_SIZE, special
 
 CAPTION_LENGTH = 6
-ROUTE_POINTS = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class WorldConfig:
     agents: int = MAX_AGENTS
     layout_channels: int = 48
     plan_steps: int = 8
+    expert: TransformerConfig | None = None  # of plans and words; None: as large as the world model's
 
 
 @dataclass
@@ -141,11 +142,10 @@ class WorldModel(nn.Module):
         self.layout = LayoutEncoder(config.layout_channels, d)
         self.no_layout = nn.Parameter(torch.zeros(d))
         self.prior = MotionPrior(d)
-        self.route = nn.Sequential(nn.Linear(2 * ROUTE_POINTS + 2, d), nn.GELU(), nn.Linear(d, d))
         self.transformer = Transformer(config.transformer)
         self.frame_head = nn.Linear(d, sum(fsq.all_levels))
         self.motion_head = nn.Linear(d, agent_codec.ACCEL_BINS + agent_codec.TURN_BINS)
-        self.text_head = nn.Linear(d, TABLE_SIZE)
+        self.expert = TaskExpert(config.expert or config.transformer, config.transformer)
         for parameter in (self.table.weight, self.code.weight, self.mask_code, self.unseen, self.no_agent,
                           self.no_layout):
             nn.init.normal_(parameter, std=0.1)
@@ -239,20 +239,23 @@ class WorldModel(nn.Module):
         return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)], -1)
 
     def forward(self, caption: Tensor, steps: Steps, segment: Segment | None = None) -> tuple[Tensor, Tensor | None]:
-        """All steps at once, block-causal -> hidden (B, T, S, d), and the segment's hidden (B, N, d)."""
+        """All steps at once, block-causal -> hidden (B, T, S, d), and the segment's hidden (its B, N, d)."""
+        hidden, keys = self.read(caption, steps)
+        return hidden, None if segment is None else self.segment(segment, steps.first_step + hidden.shape[1], keys)[0]
+
+    def read(self, caption: Tensor, steps: Steps) -> tuple[Tensor, KeyValues]:
+        """All steps at once, block-causal -> hidden (B, T, S, d), and keys and values of caption and steps."""
         x, _ = self.embed(steps)
-        b, t, s, d = x.shape
+        t, s = x.shape[1:3]
         length = caption.shape[1]
         spans = [Span(0, length)] + [Span(length + i * s, length + (i + 1) * s) for i in range(t)]
-        inputs = [self.table(caption), x.flatten(1, 2)]
-        positions = [self._caption_positions(caption), self.positions(steps)]
-        if segment is not None:
-            inputs.append(self.embed_segment(segment))
-            positions.append(self.segment_positions(steps.first_step + t, segment.ids.shape[1], caption.device))
-            spans.append(Span(length + t * s, length + t * s + segment.ids.shape[1], causal=True))
-        hidden, _ = self.transformer(torch.cat(inputs, 1), torch.cat(positions, 0), spans)
-        frames = hidden[:, length:length + t * s].unflatten(1, (t, s))
-        return frames, hidden[:, length + t * s:] if segment is not None else None
+        positions = torch.cat([self._caption_positions(caption), self.positions(steps)], 0)
+        hidden, keys = self.transformer(torch.cat([self.table(caption), x.flatten(1, 2)], 1), positions, spans)
+        return hidden[:, length:].unflatten(1, (t, s)), keys
+
+    def segment(self, segment: Segment, step: int, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        """A task segment at the time of ``step``, behind what was read before it; see ``TaskExpert``."""
+        return self.expert(segment, CAPTION_LENGTH + step, past)
 
     def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None,
              told: Tensor | None = None) -> tuple[Tensor, KeyValues, Tensor]:
@@ -274,16 +277,6 @@ class WorldModel(nn.Module):
                                         past)
         return hidden.view(b, s, d), keys
 
-    def embed_segment(self, segment: Segment) -> Tensor:
-        """(B, N, d); the route is added to the first position."""
-        x = self.table(segment.ids)
-        route = self.route(segment.route.to(x.dtype))
-        return torch.cat([x[:, :1] + route[:, None], x[:, 1:]], 1)
-
-    def segment_positions(self, first_step: int, length: int, device: torch.device, start: int = 0) -> Tensor:
-        time = CAPTION_LENGTH + first_step + start + torch.arange(length, device=device)
-        return torch.stack([time, torch.full_like(time, -3), torch.zeros_like(time)], -1)
-
     # --- heads ----------------------------------------------------------------------------------------------------
 
     def frame_hidden(self, hidden: Tensor) -> Tensor:
@@ -300,13 +293,5 @@ class WorldModel(nn.Module):
         return list(self.frame_head(hidden).split(self.config.fsq.all_levels, -1))
 
 
-@dataclass
-class Segment:
-    """A task at the end of a sequence. ids: (B, N) of the vocabulary; loss_on: (B, N) where the NEXT id is learned.
-
-    route: (B, 2 * ROUTE_POINTS + 2): points ahead in the rig frame / 20 m, whether there is a route, the speed / 10.
-    """
-
-    ids: Tensor
-    route: Tensor
-    loss_on: Tensor | None = None
+__all__ = ["CAPTION_LENGTH", "ROUTE_POINTS", "LayoutEncoder", "MotionPrior", "Segment", "Steps", "WorldConfig",
+           "WorldModel"]

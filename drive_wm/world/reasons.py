@@ -1,4 +1,7 @@
-"""Explanations <-> ids of a task segment: <question> words <decision> two ids <causes> pairs <text> words <end>.
+"""Explanations and answers <-> ids of a task segment.
+
+    <question> words <decision> two ids <causes> pairs <text> words <end>      where a decision is asked for
+    <question> words <text> words <end>                                        anything else
 
 A cause is a pair (kind, pointer); the pointer names an agent's slot of the last step, a signal, or nothing. What cannot
 be seen (an agent that has no slot) is pointed to as nothing rather than as something else.
@@ -6,6 +9,12 @@ be seen (an agent that has no slot) is pointed to as nothing rather than as some
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from drive_wm.encoders.actions import action_bins
 from drive_wm.encoders.text import decode_text, encode_text, explanation_text
 from drive_wm.types import (
     AGENT_COLUMNS,
@@ -20,9 +29,10 @@ from drive_wm.types import (
 )
 from drive_wm.world.vocabulary import MAX_AGENTS, POINT_NOTHING, POINT_SIGNAL, RANGES, special
 
-MAX_CAUSES = 2
+MAX_CAUSES = 4
 MAX_QUESTION_TOKENS = 64
 MAX_TEXT_TOKENS = 48
+MOST_IDS = 4 + 2 * MAX_CAUSES + 2 + MAX_TEXT_TOKENS  # of an answer
 SIGNAL_CAUSES = ("red light", "stop sign", "give way")
 
 
@@ -31,19 +41,40 @@ def question_ids(question: str) -> list[int]:
     if len(words) > MAX_QUESTION_TOKENS:
         raise InputError(f"the question has {len(words)} tokens; at most {MAX_QUESTION_TOKENS} are read. "
                          "Ask something shorter")
-    return [special("<question>"), *(RANGES["text"].start + w for w in words), special("<decision>")]
+    return [special("<question>"), *(RANGES["text"].start + w for w in words)]
+
+
+def plan_ids(actions: FloatArray) -> list[int]:
+    """<plan> and the bins of actions (N, 2)."""
+    first = torch.tensor([RANGES["future_speed"].start, RANGES["future_curvature"].start])
+    bins = action_bins(torch.from_numpy(np.asarray(actions, np.float64)))
+    return [special("<plan>"), *(bins + first).flatten().tolist()]
+
+
+def decision_ids(longitudinal: str, lateral: str) -> list[int]:
+    if longitudinal not in LONGITUDINAL or lateral not in LATERAL:
+        raise InputError(f"decision {longitudinal!r}, {lateral!r}: expected one of {', '.join(LONGITUDINAL)}, and one "
+                         f"of {', '.join(LATERAL)}")
+    return [special("<decision>"), RANGES["longitudinal"].start + LONGITUDINAL.index(longitudinal),
+            RANGES["lateral"].start + LATERAL.index(lateral)]
 
 
 def answer_ids(explanation: Explanation, agent_ids: tuple[str, ...]) -> list[int]:
-    """What follows ``question_ids``."""
-    ids = [RANGES["longitudinal"].start + LONGITUDINAL.index(explanation.longitudinal),
-           RANGES["lateral"].start + LATERAL.index(explanation.lateral), special("<causes>")]
-    for cause in explanation.causes[:MAX_CAUSES]:
+    """What follows ``question_ids`` where a decision is asked for. Who has no slot in ``agent_ids`` is left out."""
+    known = replace(explanation, causes=tuple(
+        c for c in explanation.causes
+        if not c.agent_id or c.agent_id in agent_ids or c.kind in SIGNAL_CAUSES)[:MAX_CAUSES])
+    ids = [*decision_ids(known.longitudinal, known.lateral), special("<causes>")]
+    for cause in known.causes:
         ids += [RANGES["cause"].start + CAUSE_KINDS.index(cause.kind),
                 RANGES["pointer"].start + pointer(cause, agent_ids)]
-    ids.append(special("<text>"))
-    ids += [RANGES["text"].start + w for w in encode_text(explanation_text(explanation))[:MAX_TEXT_TOKENS]]
-    return [*ids, special("<end>")]
+    return [*ids, *text_ids(explanation_text(known))]
+
+
+def text_ids(text: str) -> list[int]:
+    """What follows ``question_ids`` where anything else is asked."""
+    words = encode_text(text)[:MAX_TEXT_TOKENS]
+    return [special("<text>"), *(RANGES["text"].start + w for w in words), special("<end>")]
 
 
 def pointer(cause: Cause, agent_ids: tuple[str, ...]) -> int:
@@ -54,15 +85,18 @@ def pointer(cause: Cause, agent_ids: tuple[str, ...]) -> int:
 
 def read_answer(ids: list[int], question: str, agents: FloatArray, agent_ids: tuple[str, ...]) -> Explanation:
     """Ids as decoded under the grammar -> Explanation. agents: (A, 12) of the last step, for classes and places."""
-    longitudinal = LONGITUDINAL[ids[0] - RANGES["longitudinal"].start]
-    lateral = LATERAL[ids[1] - RANGES["lateral"].start]
-    text_at = ids.index(special("<text>"))
-    pairs = ids[3:text_at]
+    longitudinal = LONGITUDINAL[ids[1] - RANGES["longitudinal"].start]
+    lateral = LATERAL[ids[2] - RANGES["lateral"].start]
+    pairs = ids[4:ids.index(special("<text>"))]
     causes = tuple(_cause(pairs[i] - RANGES["cause"].start, pairs[i + 1] - RANGES["pointer"].start, agents, agent_ids)
                    for i in range(0, len(pairs) - 1, 2))
+    return Explanation(longitudinal, lateral, causes, read_text(ids), question)
+
+
+def read_text(ids: list[int]) -> str:
+    """The words after <text>."""
     end = ids.index(special("<end>")) if special("<end>") in ids else len(ids)
-    words = [i - RANGES["text"].start for i in ids[text_at + 1:end]]
-    return Explanation(longitudinal, lateral, causes, decode_text(words), question)
+    return decode_text([i - RANGES["text"].start for i in ids[ids.index(special("<text>")) + 1:end]])
 
 
 def _cause(kind: int, slot: int, agents: FloatArray, agent_ids: tuple[str, ...]) -> Cause:

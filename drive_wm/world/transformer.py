@@ -29,14 +29,19 @@ class TransformerConfig:
     mlp: int = 704
     rope_pairs: tuple[int, int, int] = (6, 4, 6)  # of time, row, column; their sum is half a head's width
     rope_base: float = 100.0
+    head_width: int = 0  # of each; 0: the heads share the width
+
+    @property
+    def head(self) -> int:
+        return self.head_width or self.width // self.heads
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or self.heads % self.kv_heads:
+        if (not self.head_width and self.width % self.heads) or self.heads % self.kv_heads:
             raise InputError(f"width {self.width} must divide by heads {self.heads}, "
                              f"and heads by kv_heads {self.kv_heads}")
-        if 2 * sum(self.rope_pairs) != self.width // self.heads:
+        if 2 * sum(self.rope_pairs) != self.head:
             raise InputError(f"rope_pairs {self.rope_pairs} must add up to half a head's width, "
-                             f"{self.width // self.heads // 2}")
+                             f"{self.head // 2}")
 
 
 class RMSNorm(nn.Module):
@@ -190,9 +195,9 @@ class Span:
 class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.groups, self.head_width = config.heads, config.kv_heads, config.width // config.heads
+        self.heads, self.groups, self.head_width = config.heads, config.kv_heads, config.head
         self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.out = nn.Linear(config.heads * config.head, config.width, bias=False)
         self.q_norm, self.k_norm = RMSNorm(self.head_width), RMSNorm(self.head_width)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,117 @@
+"""What the task expert learns: segments about one moment of each clip, padded into batches of like length.
+
+    <plan> actions                                          to act
+    <question> words <decision> ... <end> <plan> actions    reason first, then the act
+    <plan> actions <question> words <decision> ... <end>    the act, then its reason (post hoc)
+    <decision> two ids <plan> actions                       to act as told
+    <question> words <text> words <end>                     to answer, sometimes behind a plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drive_wm.datasets.shards import Sample
+from drive_wm.encoders.text import QUESTIONS
+from drive_wm.types import InputError
+from drive_wm.world.inputs import route_vector
+from drive_wm.world.model import Segment, WorldModel
+from drive_wm.world.reasons import answer_ids, decision_ids, plan_ids, question_ids, text_ids
+from drive_wm.world.vocabulary import RANGES, special
+
+BEHIND_A_PLAN = 0.3  # share of the questions
+ROWS = 24  # segments of one batch: sorted by length before, so that little is padded
+
+Row = tuple[list[int], list[bool]]  # ids, and where the next one is learned
+
+
+def segments_of(batch: Sequence[Sample], now: int, plan_steps: int, questions: int, seed: int,
+                device: torch.device) -> list[Segment]:
+    """All segments about step ``now`` of the batch's clips; at most so many questions a clip."""
+    rng = np.random.default_rng(seed)
+    rows = [(i, row) for i, sample in enumerate(batch) for row in rows_of(sample, now, plan_steps, questions, rng)]
+    rows.sort(key=lambda it: len(it[1][0]))
+    routes = routes_at(batch, now, device)
+    return [padded(rows[k:k + ROWS], routes) for k in range(0, len(rows), ROWS)]
+
+
+def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, rng: np.random.Generator) -> Iterator[Row]:
+    clip, at_us = sample.clip, int(sample.clip.timestamps_us[now])
+    plan = plan_row(sample, now, plan_steps)
+    if any(plan[1]):
+        yield plan
+    asked = [t for t in clip.texts if t.question is not None and t.start_us <= at_us < t.end_us]
+    reason = clip.reasons[now] if len(clip.reasons) > now else None
+    visible = tuple(i if v else "" for i, v in zip(clip.agent_ids, clip.agents_valid[now]))
+    if reason is not None:
+        why = (*QUESTIONS, *(str(t.question) for t in asked if t.text == reason.text))
+        told = reply(str(rng.choice(why)), answer_ids(reason, visible))
+        said = ([*decision_ids(reason.longitudinal, reason.lateral)], [False] * 3)
+        yield joined(told, plan)
+        yield joined(plan, told)
+        yield joined(said, plan)
+    others = [t for t in asked if reason is None or t.text != reason.text]
+    for k in rng.permutation(len(others))[:questions]:
+        try:
+            row = reply(str(others[k].question), text_ids(others[k].text))
+        except InputError:  # words of a foreign data set that are too long to be read
+            continue
+        yield joined(plan, row) if rng.random() < BEHIND_A_PLAN else row
+
+
+def plan_row(sample: Sample, now: int, plan_steps: int) -> Row:
+    """<plan> and the actions to come, up to the first that is not known."""
+    valid = sample.clip.actions_valid[now:now + plan_steps]
+    known = int(np.argmin(valid)) if not valid.all() else len(valid)
+    ids = plan_ids(sample.clip.actions[now:now + known])
+    return ids, [*([True] * (len(ids) - 1)), False]
+
+
+def reply(question: str, answer: list[int]) -> Row:
+    asked = question_ids(question)
+    return [*asked, *answer], [*([False] * (len(asked) - 1)), *([True] * len(answer)), False]
+
+
+def joined(first: Row, second: Row) -> Row:
+    """What begins the second is given, not guessed."""
+    return first[0] + second[0], first[1] + second[1]
+
+
+def padded(rows: Sequence[tuple[int, Row]], routes: Tensor) -> Segment:
+    """(number of the clip, row) -> one segment; routes (B, F) of all clips."""
+    length = max(len(ids) for _, (ids, _) in rows)
+    out = torch.full((len(rows), length), special("<pad>"), device=routes.device)
+    loss_on = torch.zeros(len(rows), length, dtype=torch.bool, device=routes.device)
+    of = torch.tensor([i for i, _ in rows], device=routes.device)
+    for k, (_, (ids, learned)) in enumerate(rows):
+        out[k, :len(ids)] = torch.tensor(ids, device=routes.device)
+        loss_on[k, :len(ids)] = torch.tensor(learned, device=routes.device)
+    return Segment(out, routes[of], loss_on, of)
+
+
+def segment_losses(model: WorldModel, hidden: Tensor, segment: Segment) -> Tensor:
+    """Cross-entropy of each next id where ``loss_on`` says so, (number of those,). hidden: (B, N, d)."""
+    assert segment.loss_on is not None
+    rows = segment.loss_on[:, :-1]
+    logits = model.expert.head(hidden[:, :-1][rows])
+    return F.cross_entropy(logits.float(), segment.ids[:, 1:][rows], reduction="none")
+
+
+def routes_at(batch: Sequence[Sample], now: int, device: torch.device) -> Tensor:
+    """(B, F) route features at step ``now``: the speed is that of the action that led there."""
+    rows = [route_vector(s.route[now], float(s.clip.actions[now - 1, 0]) if now else 0.0) for s in batch]
+    return torch.from_numpy(np.stack(rows)).to(device)
+
+
+def is_plan(segment: Segment) -> Tensor:
+    """(B, N-1) where the next id is an action."""
+    start, stop = RANGES["future_speed"].start, RANGES["future_curvature"].stop
+    return (segment.ids[:, 1:] >= start) & (segment.ids[:, 1:] < stop)
+
+
+__all__ = ["is_plan", "routes_at", "segment_losses", "segments_of"]
