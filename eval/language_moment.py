@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from drive_wm.datasets.language import QA, Facts, distracted, qa_of
+from drive_wm.datasets.language import Facts, distracted, qa_of
 from drive_wm.datasets.language.decisions import agrees, lateral_of, longitudinal_of
 from drive_wm.datasets.language.facts import Sight
 from drive_wm.datasets.rendered import RenderedFrames
 from drive_wm.datasets.town.causes import LATERAL_M, SPEED_MPS, Effect, owner_id
+from drive_wm.eval.language_answers import SIGNAL, answer_rows
 from drive_wm.eval.language_scores import f1_of
-from drive_wm.model import DriveWM
+from drive_wm.model import WHY, DriveWM
 from drive_wm.scene import Scene, open_scene
 from drive_wm.types import SIGNAL_STATES, Clip, Explanation, FloatArray, InputError, Log, Plan
 
-WHY = "Why are you doing this?"
-SIGNAL = "signal"
 TRIED = 4  # agents whose removal is tried on the model's plan, beside those it names
-# questions that the model's decision, causes and pointers answer
-ANSWERED = ("will_you_do", "will_you_steer", "must_yield", "why", "why_doing", "cause_kind", "cause_who")
+GOING = ("speed up", "keep")  # what is told to a model that would not, and the opposite to one that would
+STOPPING = ("stop", "keep")
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def true_ids(effects: Iterable[Effect]) -> dict[str, float]:
 
 def ask(model: DriveWM, scene: Scene, question: str = WHY, seed: int = 0) -> Said:
     stream = model.read(scene.context)
-    explanation = model.explain(scene.context, question, scene.route, stream=stream, seed=seed)
     plan = model.plan(scene.context, scene.route, stream=stream, seed=seed)
+    explanation = model.explain(scene, question, plan=plan, stream=stream, seed=seed)
     return Said(explanation, plan, *course_of(scene, plan))
 
 
@@ -120,71 +120,27 @@ def plan_moved(one: Plan, other: Plan) -> tuple[float, float]:
     return speed, float(across[same].max()) if same.any() else 0.0
 
 
-# --- answers ------------------------------------------------------------------------------------------------------
-
-
-def typed_answer(name: str, explanation: Explanation) -> Any:
-    """The model's answer to a question of the table that it can answer, as the same kind of value as QA.value."""
-    causes = explanation.causes
-    agents = [c.agent_id for c in causes if c.agent_id and c.agent_id != SIGNAL]
-    return {"will_you_do": explanation.longitudinal, "will_you_steer": explanation.lateral,
-            "must_yield": "yes" if explanation.longitudinal == "yield" else "no",
-            "why": [[c.kind, c.agent_id] for c in causes], "why_doing": [[c.kind, c.agent_id] for c in causes],
-            "cause_kind": causes[0].kind if causes else "none", "cause_who": agents[0] if agents else "none"}[name]
-
-
-def matches(name: str, value: Any, truth: Any) -> tuple[bool, bool]:
-    """(exact, semantic): equal values; for reasons the first cause's kind, for decisions what looks the same."""
-    exact = _key(value) == _key(truth)
-    if name in ("why", "why_doing"):
-        return exact, bool(value) and bool(truth) and value[0][0] == truth[0][0]
-    if name == "will_you_do":
-        groups = ({"proceed", "follow", "speed up"}, {"slow down", "stop", "yield"}, {"hold", "stop", "yield"})
-        return exact, exact or any(value in group and truth in group for group in groups)
-    return exact, exact
-
-
-def _key(value: Any) -> Any:
-    """Reasons as a set of (kind, thing); any light is the same thing."""
-    if isinstance(value, list):
-        return {(kind, SIGNAL if name and name.startswith(("signal", "stop")) else name and owner_id(name))
-                for kind, name in value}
-    return value
-
-
-def answer_rows(model: DriveWM, scene: Scene, questions: Sequence[QA], prior: dict[str, Any],
-                seed: int) -> list[dict[str, Any]]:
-    """A row a question: right or not, of the model, of the model without sight, and of the commonest answer."""
-    stream, dark = model.read(scene.context), blinded(scene)
-    dark_stream = model.read(dark.context)
-    rows = []
-    for qa in questions:
-        row: dict[str, Any] = {"kind": qa.kind, "name": qa.name, "question": qa.question, "truth": str(qa.value),
-                               "answered": qa.name in ANSWERED}
-        if row["answered"]:
-            seeing = model.explain(scene.context, qa.question, scene.route, stream=stream, seed=seed)
-            blind = model.explain(dark.context, qa.question, scene.route, stream=dark_stream, seed=seed)
-            row["said"] = str(typed_answer(qa.name, seeing))
-            row["exact"], row["semantic"] = matches(qa.name, typed_answer(qa.name, seeing), qa.value)
-            row["blind_exact"], row["blind_semantic"] = matches(qa.name, typed_answer(qa.name, blind), qa.value)
-        if qa.name in prior:
-            row["text_only_exact"], row["text_only_semantic"] = matches(qa.name, prior[qa.name], qa.value)
-        rows.append(row)
-    return rows
-
-
 # --- a moment -----------------------------------------------------------------------------------------------------
 
 
-def judge(model: DriveWM, log: Log, at_s: float, prior: dict[str, Any], seed: int = 0,
-          removals: bool = True) -> MomentResult:
-    """Everything about one moment; removals: take things out of what the model sees too, by far the costliest part."""
+def judge(model: DriveWM, log: Log, at_s: float, prior: dict[str, Any], seed: int = 0, removals: bool = True,
+          questions: int = 0) -> MomentResult:
+    """Everything about one moment. removals: take things out of what the model sees too, by far the costliest part.
+
+    questions: so many of all that can be asked, drawn anew for each moment; 0 asks all.
+    """
     facts = Facts(log, log.start_us + int(round(at_s * 1e6)))
     scene = open_scene(log, model, at_s)
+    dark = blinded(scene)
     said = ask(model, scene, seed=seed)
     result = MomentResult(log.id, at_s)
-    result.answers = answer_rows(model, scene, qa_of(log, at_s, seed, facts=facts), prior, seed)
-    stray = model.explain(scene.context, distracted(WHY, seed), scene.route, seed=seed)
+    asked = qa_of(log, at_s, seed, facts=facts)
+    if 0 < questions < len(asked):
+        rng = np.random.default_rng([seed, zlib.crc32(log.id.encode()), round(at_s * 1e3)])
+        asked = [asked[i] for i in np.sort(rng.permutation(len(asked))[:questions])]
+    result.answers = answer_rows(model, scene, dark, asked, said.explanation,
+                                 ask(model, dark, seed=seed).explanation, prior, seed)
+    stray = model.explain(scene, distracted(WHY, seed), plan=said.plan, seed=seed)
     true = true_ids(facts.causes or [])
     result.row = {
         "log_id": log.id, "at_s": at_s, "decision": said.explanation.longitudinal, "lateral": said.explanation.lateral,
@@ -193,11 +149,35 @@ def judge(model: DriveWM, log: Log, at_s: float, prior: dict[str, Any], seed: in
         "text": said.explanation.text, "stated": sorted(said.ids), "true": sorted(true), "effects": true,
         "expert": sorted(cause_ids(facts.reason)) if facts.reason else [],
         "expert_consistent": _expert_agrees(facts), "invisible": sorted(unseen(facts, said.ids)),
-        "true_invisible": sorted(unseen(facts, true)), "undisturbed": _same(stray, said.explanation)}
+        "true_invisible": sorted(unseen(facts, true)), "undisturbed": _same(stray, said.explanation),
+        **instructed(model, scene, said, seed)}
     if removals:
         result.removed = [_removal(model, log, at_s, said, name, seed) for name in tried(scene, facts, said, true)]
         result.row["own"] = sorted(r["id"] for r in result.removed if r["plan_changed"])
     return result
+
+
+def instructed(model: DriveWM, scene: Scene, said: Said, seed: int) -> dict[str, Any]:
+    """Reason first: does a plan follow the decision it is given? Of the model's own, made before it plans; of two
+    opposite ones on this scene; and, as a control, how far the plan moves where the decision is the own one again."""
+    stream = model.read(scene.context)
+
+    def told(decision: tuple[str, str]) -> tuple[Plan, str]:
+        plan = model.plan(scene.context, scene.route, decision=decision, stream=stream, seed=seed)
+        return plan, course_of(scene, plan)[0]
+
+    first = model.explain(scene, WHY, before_plan=True, stream=stream, seed=seed)
+    own, own_course = told((first.longitudinal, first.lateral))
+    (going, going_course), (stopping, stopping_course) = told(GOING), told(STOPPING)
+    return {"first": first.longitudinal, "first_obeyed": agrees(first.longitudinal, own_course),
+            "going_obeyed": agrees(GOING[0], going_course), "stopping_obeyed": agrees(STOPPING[0], stopping_course),
+            "opposites_mps": _end_speed(going) - _end_speed(stopping), "own_moved_mps": plan_moved(own, said.plan)[0],
+            "stopping_moved_mps": plan_moved(stopping, said.plan)[0]}
+
+
+def _end_speed(plan: Plan) -> float:
+    assert plan.actions is not None
+    return float(plan.actions[-1, 0])
 
 
 def _same(one: Explanation, other: Explanation) -> bool:

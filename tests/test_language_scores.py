@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from drive_wm.datasets.drivelm import keyframe_logs, read_drivelm, spoken, tag_of, with_drivelm
+from drive_wm.datasets.language import QA
 from drive_wm.datasets.lingoqa import read_lingoqa, with_lingoqa
 from drive_wm.datasets.town import generate
 from drive_wm.datasets.town.causes import Effect
 from drive_wm.eval.language import answer_table, deletion_table, ratio, summarize, world_table
+from drive_wm.eval.language_answers import right, same_reasons
 from drive_wm.eval.language_moment import (
     SIGNAL,
     MomentResult,
     cause_ids,
-    matches,
     plan_moved,
     true_ids,
-    typed_answer,
     without,
 )
 from drive_wm.eval.language_scores import (
@@ -33,7 +33,7 @@ from drive_wm.eval.language_scores import (
     rouge_l,
     same_answer,
 )
-from drive_wm.types import Cause, Explanation, InputError, Plan, Trajectory
+from drive_wm.types import LONGITUDINAL, Cause, Explanation, InputError, Plan, Trajectory
 
 # --- words --------------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ def test_lights_are_one_thing_and_cones_their_works() -> None:
 def row(stated: list[str], effects: dict[str, float], own: list[str]) -> dict:
     return {"stated": stated, "true": sorted(effects), "effects": effects, "expert": [], "own": own, "invisible": [],
             "true_invisible": [], "consistent": True, "consistent_lateral": None, "expert_consistent": None,
-            "undisturbed": True}
+            "undisturbed": True, "opposites_mps": 3.0}
 
 
 def test_the_tables_by_hand() -> None:
@@ -129,20 +129,44 @@ def test_the_tables_by_hand() -> None:
                                            "deletion"}
 
 
-def test_what_is_not_answered_is_wrong() -> None:
-    answers = [{"kind": "planning", "name": "will_you_do", "answered": True, "exact": True, "semantic": True,
-                "blind_exact": False, "text_only_exact": True},
-               {"kind": "planning", "name": "if_keep", "answered": False, "text_only_exact": True}]
+def test_a_kind_is_told_beside_the_better_baseline() -> None:
+    answers = [{"kind": "planning", "name": "a", "exact": True, "semantic": True, "blind_exact": False,
+                "text_only_exact": True},
+               {"kind": "planning", "name": "b", "exact": False, "semantic": True, "blind_exact": False,
+                "text_only_exact": True}]
     line = next(r for r in answer_table([MomentResult("log", 1.0, answers)], 0) if r["kind"] == "planning")
-    assert (line["exact"], line["exact_of_answered"], line["text_only"], line["blind"]) == (0.5, 1.0, 1.0, 0.0)
+    assert (line["exact"], line["semantic"], line["blind"], line["text_only"]) == (0.5, 1.0, 0.0, 1.0)
+    assert line["over_the_better"] == -0.5
 
 
-def test_typed_answers_of_an_explanation() -> None:
-    made = Explanation("yield", "keep", (Cause("pedestrian", "pedestrian-01"),))
-    assert typed_answer("must_yield", made) == "yes" and typed_answer("cause_who", made) == "pedestrian-01"
-    assert matches("why", [["pedestrian", "a"]], [["pedestrian", "b"]]) == (False, True)
-    assert matches("will_you_do", "yield", "stop") == (False, True)
-    assert matches("will_you_do", "yield", "speed up") == (False, False)
+def qa(answer: str, value: object, choices: tuple[str, ...] = ()) -> QA:
+    return QA("?", answer, "perception", "any", (), value, choices)
+
+
+@pytest.mark.parametrize("asked, said, exact, semantic", [
+    (qa("It is red.", "red", ("red", "green")), "it is Red", True, True),
+    (qa("It is red.", "red", ("red", "green")), "The green one is not red.", False, False),
+    (qa("It is on the left.", "on the left", ("on the left", "on the right")), "On the left, I think.", True, True),
+    (qa("It is 20 metres away.", 20), "It is 23 metres away.", False, True),
+    (qa("It is 20 metres away.", 20), "It is 25 metres away.", False, False),
+    (qa("I see two cars.", 2), "2", True, True),
+    (qa("Not at all.", 0), "By 1 metre a second.", False, True),
+    (qa("Yes, it is moving.", "yes", ("yes", "no")), "Yes, it drives.", True, True),
+    (qa("Yes, it is moving.", "yes", ("yes", "no")), "It is moving, no doubt.", False, False),
+    (qa("I see no bus.", None), "I see no bus", True, True),
+    (qa("I see no bus.", None), "It is blue.", False, False),
+    (qa("I am not stopping. I speed up.", None), "I am not stopping. I keep driving.", False, True),
+    (qa("I give way.", "yield", LONGITUDINAL), "I stop.", False, True),
+    (qa("I give way.", "yield", LONGITUDINAL), "I speed up.", False, False),
+    (qa("I see nobody ahead.", {}), "", False, False)])
+def test_answers_by_hand(asked: QA, said: str, exact: bool, semantic: bool) -> None:
+    assert right(asked, said) == (exact, semantic)
+
+
+def test_reasons_are_compared_with_their_things() -> None:
+    made = Explanation("yield", "keep", (Cause("pedestrian", "pedestrian-01"), Cause("red light", "signal")))
+    assert same_reasons(made, [["red light", "signal0_2"], ["pedestrian", "pedestrian-01"]]) == (True, False)
+    assert same_reasons(made, [["pedestrian", "pedestrian-02"]]) == (False, True)
 
 
 def test_plans_differ_by_speed_and_sideways() -> None:

@@ -24,8 +24,9 @@ from drive_wm.scene import Scene
 from drive_wm.types import Cause, InputError
 from drive_wm.use import explain
 from drive_wm.use.answers import check_question
-from drive_wm.use.notebook import Answer, Film, Session, WhatIf
+from drive_wm.use.notebook import Session
 from drive_wm.use.pictures import Mark, above, draw_marks
+from drive_wm.use.shown import Answer, Film, WhatIf
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explain.ipynb"
 

@@ -118,7 +118,9 @@ def speed(source: SourceOption = "town:110000", out: OutOption = None, seed: See
 def language(source: SourceOption = "town:110000-110009", log: LogOption = None, out: OutOption = None,
              seed: SeedOption = 0, overwrite: OverwriteOption = False, checkpoint: CheckpointOption = "tiny",
              moments: Annotated[int, Option("--moments", metavar="N", min=1, help="At most so many moments.")] = 20,
-             removals: Annotated[bool, Option(help="Take things out of what the model sees, too.")] = True) -> None:
+             removals: Annotated[bool, Option(help="Take things out of what the model sees, too.")] = True,
+             questions: Annotated[int, Option(metavar="N", min=0, help="Of a moment, drawn at random; 0: all.")] = 0,
+             workers: WorkersOption = 1) -> None:
     """Do the model's words belong to what it sees, decides and plans?"""
     do("language", out, overwrite, "drive_wm.eval.language:language", source=source, log=log, seed=seed,
-        checkpoint=checkpoint, moments=moments, removals=removals)
+        checkpoint=checkpoint, moments=moments, removals=removals, questions=questions, workers=workers)

@@ -33,7 +33,7 @@ MAX_CAUSES = 4
 MAX_QUESTION_TOKENS = 64
 MAX_TEXT_TOKENS = 48
 MOST_IDS = 4 + 2 * MAX_CAUSES + 2 + MAX_TEXT_TOKENS  # of an answer
-SIGNAL_CAUSES = ("red light", "stop sign", "give way")
+SIGNAL_CAUSES = ("red light", "stop sign")
 
 
 def question_ids(question: str) -> list[int]:
