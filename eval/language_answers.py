@@ -17,6 +17,7 @@ from drive_wm.types import Explanation
 SIGNAL = "signal"
 TYPED = ("why", "why_doing")  # told by the decision's causes, not by words
 NEAR, NEAR_SHARE = 1.0, 0.2  # a number is near the true one within this, or this share of it
+MISSING = object()
 ALIKE = ({"proceed", "follow", "speed up"}, {"slow down", "stop", "yield"}, {"hold", "stop", "yield"})
 
 
@@ -76,11 +77,6 @@ def _things(causes: Sequence[Sequence[str | None]]) -> set[tuple[str | None, str
             for kind, name in causes}
 
 
-def same_value(value: Any, truth: Any) -> bool:
-    return bool(_things(value) == _things(truth) if isinstance(value, list) and isinstance(truth, list)
-                else value == truth)
-
-
 def answer_rows(model: DriveWM, scene: Scene, dark: Scene, questions: Sequence[QA], made: Explanation,
                 blind_made: Explanation, prior: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     """A row a question: right or not, of the model, of the model without sight (``dark``, ``blind_made``), and of the
@@ -97,6 +93,8 @@ def answer_rows(model: DriveWM, scene: Scene, dark: Scene, questions: Sequence[Q
         else:
             row["exact"], row["semantic"] = right(qa, seeing)
             row["blind_exact"], row["blind_semantic"] = right(qa, blind)
-        row["text_only_exact"] = qa.name in prior and same_value(prior[qa.name], qa.value)
+        guess = prior.get(qa.name, MISSING)
+        row["text_only_exact"] = (_things(guess) == _things(qa.value) if qa.name in TYPED and guess is not MISSING
+                                  else guess == qa.value)
         rows.append(row)
     return rows

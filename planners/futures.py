@@ -16,9 +16,9 @@ from drive_wm.encoders.actions import action_bins, actions_of_bins
 from drive_wm.geometry import integrate_actions
 from drive_wm.model import DriveWM, rig_of
 from drive_wm.types import FloatArray, InputError
-from drive_wm.world.decode import Sampling, Stream, next_agents, next_digits, next_step
+from drive_wm.world.decode import Sampling, Stream, looked, next_agents, next_digits, next_step
 from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps
-from drive_wm.world.transformer import KeyValues, Span
+from drive_wm.world.transformer import KeyValues, Span, joined
 from drive_wm.world.vocabulary import RANGES, special
 
 MODES = ("state", "token", "pixel")
@@ -126,20 +126,14 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
 
 def _opened(model: DriveWM, stream: Stream, route: Tensor) -> tuple[Tensor, KeyValues]:
     """<plan> behind the past -> its hidden (d,), and the keys and values of past and opening, batch 1."""
-    past = stream.cache.past()
+    past = looked(model.world, stream)
     opening = torch.tensor([[special("<plan>")]], device=model.device)
     hidden, keys = model.world.segment(Segment(opening, route), stream.last.first_step + 1, past)
-    return hidden[0, 0], _joined(past, keys)
+    return hidden[0, 0], joined(past, keys)
 
 
 def _time(stream: Stream) -> int:
     return CAPTION_LENGTH + stream.last.first_step + 1
-
-
-def _joined(past: KeyValues | None, keys: KeyValues) -> KeyValues:
-    if past is None:
-        return keys
-    return [(torch.cat([a, c], 1), torch.cat([b, d], 1)) for (a, b), (c, d) in zip(past, keys)]
 
 
 def _logits(model: DriveWM, hidden: Tensor, index: int) -> Tensor:
@@ -177,7 +171,7 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
             positions = expert.positions(time + i + 1, 1, model.device)
             spans = [Span(0, count, futures=count, shared=shared)]
             out, keys = expert.transformer(x, positions.repeat(count, 1), spans, past)
-            past, last = _joined(past, keys), out[0]
+            past, last = joined(past, keys), out[0]
     actions = actions_of_bins(torch.stack(bins, 1).view(count, -1, 2).cpu())
     return actions.numpy(), torch.stack(surety, 1).mean(1).double().cpu().numpy()
 

@@ -195,10 +195,11 @@ class WorldTask(Task[WorldModel]):
                          torch.tensor(self.network.config.fsq.all_levels))
         with torch.set_grad_enabled(not self.run.expert_only):
             _, keys = self.network.read(caption, past)
+        seen = self.network.look(steps.part(now, now + 1), keys)
         losses, plans = [], []
         for segment in segments_of(batch, now, self.network.config.plan_steps, self.run.questions,
                                    self.seed * 7919 + self.done, self.device):
-            hidden, _ = self.network.segment(segment, steps.first_step + now + 1, keys)
+            hidden, _ = self.network.segment(segment, steps.first_step + now + 1, seen)
             losses.append(segment_losses(self.network, hidden, segment))
             assert segment.loss_on is not None
             plans.append(is_plan(segment)[segment.loss_on[:, :-1]])

@@ -16,7 +16,7 @@ from drive_wm.encoders.agents import apply_motion
 from drive_wm.types import ByteArray, InputError, Rig
 from drive_wm.world.inputs import caption_ids
 from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps, WorldModel
-from drive_wm.world.transformer import Cache, KeyValues, Span
+from drive_wm.world.transformer import Cache, KeyValues, Span, joined
 from drive_wm.world.vocabulary import RANGES, TABLE_SIZE, legal, special
 
 
@@ -100,6 +100,7 @@ class Stream:
     hidden: Tensor
     rig: Rig | None = None
     pictures: list[ByteArray] | None = None
+    looked: KeyValues | None = None  # what tasks see of it, once one was given
 
 
 def read_context(model: WorldModel, caption: Tensor, steps: Steps) -> Stream:
@@ -289,17 +290,23 @@ def write_segments(model: WorldModel, stream: Stream, openings: Sequence[list[in
     return out
 
 
+def looked(model: WorldModel, stream: Stream) -> KeyValues:
+    """What every task segment at the end of the stream sees, made once."""
+    if stream.looked is None:
+        stream.looked = model.look(stream.last, stream.cache.past())
+    return stream.looked
+
+
 def _write(model: WorldModel, stream: Stream, openings: list[list[int]], route: Tensor, grammar: Grammar, most: int,
            temperature: float, generator: torch.Generator) -> list[list[int]]:
     count, device, expert = len(openings), route.device, model.expert
     time = CAPTION_LENGTH + stream.last.first_step + 1
-    past = [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in stream.cache.past() or []] or None
+    past = [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in looked(model, stream)]
     fresh = torch.tensor(openings, device=device)
     hidden, keys = expert(Segment(fresh, route.expand(count, -1)), time, past)
     done, out = fresh.shape[1], [[] for _ in openings]  # type: int, list[list[int]]
     while True:
-        past = keys if past is None else [(torch.cat([a, c], 1), torch.cat([b, d], 1))
-                                          for (a, b), (c, d) in zip(past, keys)]
+        past = joined(past, keys)
         allowed = torch.stack([grammar(ids) for ids in out]).to(device)
         logits = expert.head(hidden[:, -1]).float().masked_fill(~allowed, -math.inf)
         chosen = _draw(logits, temperature, generator)

@@ -1,8 +1,9 @@
 """The task expert: weights of its own for what stands at the end of a sequence, plans, decisions, causes and words.
 
-It attends to the keys and values that the world model left of what it has read, and to its own segment; the world model
-never attends to it (a mixture of transformers, as in pi0 and BAGEL). So plans and words can be taught, and taught anew,
-without changing one generated frame. Axes: B segments, N ids of each, d width.
+It attends to the keys and values that the world model left of what it has read, to the agents of the last step, which
+it embeds anew with their slots (to point at a slot one must see which it is; in the world model agents have no order),
+and to its own segment. The world model never attends to it (a mixture of transformers, as in pi0 and BAGEL). So plans
+and words can be taught, and taught anew, without changing one generated frame. Axes: B segments, N ids of each, d width.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from drive_wm.encoders import agents as agent_codec
 from drive_wm.types import InputError
-from drive_wm.world.transformer import KeyValues, Span, Transformer, TransformerConfig
-from drive_wm.world.vocabulary import TABLE_SIZE
+from drive_wm.world.transformer import KeyValues, Span, Transformer, TransformerConfig, joined
+from drive_wm.world.vocabulary import MAX_AGENTS, TABLE_SIZE
 
 ROUTE_POINTS = 8
 
@@ -45,9 +47,20 @@ class TaskExpert(nn.Module):
         d = config.width
         self.table = nn.Embedding(TABLE_SIZE, d)
         self.route = nn.Sequential(nn.Linear(2 * ROUTE_POINTS + 2, d), nn.GELU(), nn.Linear(d, d))
+        self.agent = nn.Sequential(nn.Linear(agent_codec.FEATURES, d), nn.GELU(), nn.Linear(d, d))
+        self.slot = nn.Embedding(MAX_AGENTS, d)
+        self.nobody = nn.Parameter(torch.zeros(d))
         self.transformer = Transformer(config)
         self.head = nn.Linear(d, TABLE_SIZE)
-        nn.init.normal_(self.table.weight, std=0.1)
+        for weight in (self.table.weight, self.slot.weight, self.nobody):
+            nn.init.normal_(weight, std=0.1)
+
+    def look(self, agents: Tensor, valid: Tensor, time: int, past: KeyValues | None) -> KeyValues:
+        """The past, and behind it the agents (B, A, 12) of the last step: what every segment of that time sees."""
+        x = self.agent(agent_codec.agent_features(agents).to(self.nobody.dtype))
+        x = torch.where(valid[..., None], x, self.nobody.to(x.dtype)) + self.slot.weight[:agents.shape[1]]
+        place = torch.tensor([time, -2, 0], device=agents.device).expand(agents.shape[1], 3)
+        return joined(past, self.transformer(x, place, [Span(0, agents.shape[1])], past)[1])
 
     def embed(self, segment: Segment) -> Tensor:
         """(B, N, d); the route is added to the first position."""
@@ -61,7 +74,8 @@ class TaskExpert(nn.Module):
         return torch.stack([times, torch.full_like(times, -3), torch.zeros_like(times)], -1)
 
     def forward(self, segment: Segment, time: int, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
-        """-> hidden (B, N, d), and the segment's own keys and values. past: of the batch that ``segment.of`` names."""
+        """-> hidden (B, N, d), and the segment's own keys and values. past: what ``look`` gave, of the batch that
+        ``segment.of`` names."""
         if past is not None and segment.of is not None:
             past = [(k[segment.of], v[segment.of]) for k, v in past]
         x = self.embed(segment)

@@ -241,7 +241,10 @@ class WorldModel(nn.Module):
     def forward(self, caption: Tensor, steps: Steps, segment: Segment | None = None) -> tuple[Tensor, Tensor | None]:
         """All steps at once, block-causal -> hidden (B, T, S, d), and the segment's hidden (its B, N, d)."""
         hidden, keys = self.read(caption, steps)
-        return hidden, None if segment is None else self.segment(segment, steps.first_step + hidden.shape[1], keys)[0]
+        if segment is None:
+            return hidden, None
+        last = steps.part(hidden.shape[1] - 1, hidden.shape[1])
+        return hidden, self.segment(segment, last.first_step + 1, self.look(last, keys))[0]
 
     def read(self, caption: Tensor, steps: Steps) -> tuple[Tensor, KeyValues]:
         """All steps at once, block-causal -> hidden (B, T, S, d), and keys and values of caption and steps."""
@@ -253,9 +256,13 @@ class WorldModel(nn.Module):
         hidden, keys = self.transformer(torch.cat([self.table(caption), x.flatten(1, 2)], 1), positions, spans)
         return hidden[:, length:].unflatten(1, (t, s)), keys
 
-    def segment(self, segment: Segment, step: int, past: KeyValues | None) -> tuple[Tensor, KeyValues]:
-        """A task segment at the time of ``step``, behind what was read before it; see ``TaskExpert``."""
-        return self.expert(segment, CAPTION_LENGTH + step, past)
+    def look(self, last: Steps, past: KeyValues | None) -> KeyValues:
+        """What the expert sees behind the step ``last`` (T = 1), which ``past`` ends with; see ``TaskExpert.look``."""
+        return self.expert.look(last.agents[:, 0], last.agents_valid[:, 0], CAPTION_LENGTH + last.first_step + 1, past)
+
+    def segment(self, segment: Segment, step: int, seen: KeyValues | None) -> tuple[Tensor, KeyValues]:
+        """A task segment at the time of ``step``, behind what ``look`` gave; see ``TaskExpert``."""
+        return self.expert(segment, CAPTION_LENGTH + step, seen)
 
     def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None,
              told: Tensor | None = None) -> tuple[Tensor, KeyValues, Tensor]:

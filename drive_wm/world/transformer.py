@@ -301,6 +301,13 @@ class Transformer(nn.Module):
         return self.norm(x), keys
 
 
+def joined(past: KeyValues | None, new: KeyValues) -> KeyValues:
+    """Both, one after the other."""
+    if past is None:
+        return new
+    return [(torch.cat([a, c], 1), torch.cat([b, d], 1)) for (a, b), (c, d) in zip(past, new)]
+
+
 class Cache:
     """Keys and values of what was read: a prefix that stays, and the newest ``window`` blocks, oldest dropped first."""
 
