@@ -1,9 +1,10 @@
 """Teaches the picture decoder of a checkpoint, whose tokenizer stays as it is; the world model is not needed for it.
 
 Its samples are made as generation makes its inputs: the tokens of a picture, some of them wrong; the picture before,
-fresh, or as its tokens show it, or carried there itself; the layout, drawn or not. In the later rounds most are carried
-from what the decoder of the round before made of a whole drive, picture after picture: without these it sharpens what
-it has sharpened, and after some seconds of generation its own errors shine in all colours.
+fresh, or as its tokens show it, or carried there itself; the layout, drawn or not. Agents are few pixels and all that
+matters, so theirs weigh more. In the later rounds, or in all where a decoder is taught further, most are carried from
+what the decoder of the round before made of a whole drive, picture after picture: without these it sharpens what it
+has sharpened, and after some seconds of generation its own errors shine in all colours.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from drive_wm.reproject import Drawn, Reprojector
 from drive_wm.tokenizer.model import psnr, reconstruction_loss
 from drive_wm.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from drive_wm.training.tokens import TokenizerCodec
-from drive_wm.types import ByteArray, Clip, InputError, Log
+from drive_wm.types import BoolArray, ByteArray, Clip, InputError, Log
 from drive_wm.world.inputs import pixels_of
 
 
@@ -53,20 +54,22 @@ class DecoderRun:
     carried_from: tuple[float, float, float] = (0.5, 0.3, 0.2)
     own: float = 0.6
     drop_layout: float = 0.35
+    agent_weight: float = 8.0  # that the loss of agents' pixels is added with once more
 
 
 @dataclass(frozen=True)
 class Samples:
     """N images of one size: truth, layout (N, H, W, 3), carried (N, 2, H, W, 3) without and with the drawn depth.
 
-    digits: (N, h, w, D). known: (N,) whether a layout was drawn.
+    digits: (N, h, w, D). known: (N,) whether a layout was drawn. agents: (N, H, W) where one is seen, if that is known.
     """
 
     truth: ByteArray
     digits: ByteArray
     carried: ByteArray
     layout: ByteArray
-    known: np.ndarray[Any, np.dtype[np.bool_]]
+    known: BoolArray
+    agents: BoolArray
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -110,7 +113,9 @@ def clip_rows(clip: Clip, drawn: Sequence[Drawn | None], codec: TokenizerCodec, 
         for c, n in enumerate(names):
             if clip.frames_valid[t, c] and clip.frames_valid[t - 1, c]:
                 layout = now.layout[n] if now is not None else np.zeros_like(fresh[n])
-                yield fresh[n], digits[n][t], np.stack([carried[0][n], carried[1][n]]), layout, now is not None
+                agents_there = np.zeros(layout.shape[:2], bool) if now is None or now.slot is None else now.slot[n] >= 0
+                yield (fresh[n], digits[n][t], np.stack([carried[0][n], carried[1][n]]), layout, now is not None,
+                       agents_there)
 
 
 @torch.no_grad()
@@ -142,15 +147,19 @@ def inputs_of(samples: Samples, rows: Any, model: DriveWM, run: DecoderRun, rng:
 
 def train_decoder(from_: str, out: Path | str, seed: int = 0, run: DecoderRun = DecoderRun(),
                   sources: Sequence[str] = (), overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Trains a picture decoder for a checkpoint and writes both to ``out``; returns its gain on held-out drives."""
+    """Trains a picture decoder for a checkpoint and writes both to ``out``; returns its gain on held-out drives.
+
+    One of that size that the checkpoint has is taught further.
+    """
     if Path(out).exists() and any(Path(out).iterdir()):
         raise InputError(f"--out {out}: is not empty; name a new folder")
     run = override(replace(run, sources=tuple(sources)) if sources else run, overrides or {})
     check = logs_of(run.check)  # opened first, so that a wrong name is told before the work
     model, began, images = DriveWM.from_pretrained(from_), time.process_time(), 0
-    model.decoder = None
+    if model.decoder is not None and model.decoder.config != run.model:
+        model.decoder = None
     torch.manual_seed(seed)
-    decoder = PictureDecoder(run.model)
+    decoder = model.decoder or PictureDecoder(run.model)
     for number in range(run.rounds):
         groups = draw_samples(logs_of(run.sources, number, run.rounds), run, model, seed + number)
         images += sum(map(len, groups))
@@ -188,7 +197,9 @@ def learn(model: DriveWM, groups: Sequence[Samples], run: DecoderRun, seed: int)
         with torch.autocast(model.device.type, torch.bfloat16):
             given, truth = inputs_of(samples, rows, model, run, rng, run.wrong)
             made = decoder(*given)
+        agents = torch.from_numpy(samples.agents[rows, None]).to(truth.device)
         loss = reconstruction_loss(made, truth)
+        loss = loss + run.agent_weight * reconstruction_loss(torch.where(agents, made, truth.to(made.dtype)), truth)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), run.optimizer.clip)

@@ -3,7 +3,8 @@
 It attends to the keys and values that the world model left of what it has read, to the agents of the last step, which
 it embeds anew with their slots (to point at a slot one must see which it is; in the world model agents have no order),
 and to its own segment. The world model never attends to it (a mixture of transformers, as in pi0 and BAGEL). So plans
-and words can be taught, and taught anew, without changing one generated frame. Axes: B segments, N ids of each, d width.
+and words can be taught, and taught anew, without changing one generated frame. Axes: B segments, N ids of each, d
+width.
 """
 
 from __future__ import annotations
