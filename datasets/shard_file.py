@@ -241,6 +241,13 @@ class Shard:
         """Clips of one signature can stand in one batch."""
         return (*self.facts.sizes, self.facts.tokenizer)
 
+    @property
+    def asked(self) -> BoolArray:
+        """(T,) whether there is a question about a step; opens the file."""
+        times = self.opened.handle.get_tensor("timestamps_us")
+        begins = np.array(sorted({t["start_us"] for t in self.meta.get("texts", ()) if t["question"]}), np.int64)
+        return np.isin(times, begins)
+
     def window_weights(self, steps: int) -> FloatArray:
         return self.facts.window_weights(steps)
 

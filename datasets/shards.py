@@ -274,17 +274,19 @@ class WindowSampler:
     "sequential" go through all windows pass after pass, the groups mixed by ``weights`` where they are given (a window
     then comes more than once a pass, or not in each), and "sequential" leaves cameras and windows in their order.
     ``least``: so many steps of a window must be there; what it lacks at its end is made up by ``lengthened``.
+    ``unasked``: the weight of windows without a question at their step ``anchor``, next to those with one.
     """
 
     def __init__(self, groups: list[list[Shard]], steps: int, batch_size: int, seed: int, *,
                  weights: list[float] | None = None, agents: int = 16, camera_dropout: float = 0.3,
-                 anchor: int = 3, order: str = "weighted", least: int = 0) -> None:
+                 anchor: int = 3, order: str = "weighted", least: int = 0,
+                 unasked: float = 1.0) -> None:
         if order not in ORDERS:
             raise InputError(f"order {order!r}, expected one of {', '.join(ORDERS)}")
         if weights and len(weights) != len(groups):
             raise InputError(f"{len(weights)} weights for {len(groups)} sources; give one a source, or none")
         self.steps, self.batch_size, self.seed, self.order = steps, batch_size, seed, order
-        self.least = min(least or steps, steps)
+        self.least, self.unasked = min(least or steps, steps), unasked
         self.agents, self.anchor, self.weighted = agents, anchor, bool(weights)
         self.camera_dropout = 0.0 if order == "sequential" else camera_dropout
         self.pools: list[_Pool] = []
@@ -299,7 +301,7 @@ class WindowSampler:
     def _add(self, shards: list[Shard], share: float) -> None:
         by_signature: dict[tuple[Any, ...], list[tuple[int, FloatArray]]] = {}
         for i, shard in enumerate(shards):
-            by_signature.setdefault(shard.signature, []).append((i, shard.window_weights(self.least)))
+            by_signature.setdefault(shard.signature, []).append((i, self._weights(shard)))
         whole = sum(float(w.sum()) for entries in by_signature.values() for _, w in entries)
         for entries in by_signature.values():
             weights = np.concatenate([w for _, w in entries])
@@ -310,6 +312,13 @@ class WindowSampler:
                 cumulative = np.cumsum(weights[some])
                 self.pools.append(_Pool(share * cumulative[-1] / whole, shards, shard_of[some], start_of[some],
                                         cumulative / cumulative[-1]))
+
+    def _weights(self, shard: Shard) -> FloatArray:
+        weights = shard.window_weights(self.least)
+        if self.unasked == 1.0:
+            return weights
+        asked = np.append(shard.asked, np.zeros(self.steps, bool))[self.anchor:self.anchor + len(weights)]
+        return weights * np.where(asked, 1.0, self.unasked)
 
     @property
     def windows(self) -> int:

@@ -46,7 +46,7 @@ def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, rng: np.r
     if any(plan[1]):
         yield plan
     asked = [t for t in clip.texts if t.question is not None and t.start_us <= at_us < t.end_us]
-    reason = clip.reasons[now] if len(clip.reasons) > now else None
+    reason = clip.reasons[now] if len(clip.reasons) > now and (asked or not clip.texts) else None  # true where asked
     visible = tuple(i if v else "" for i, v in zip(clip.agent_ids, clip.agents_valid[now]))
     if reason is not None:
         why = (*QUESTIONS, *(str(t.question) for t in asked if t.text == reason.text))

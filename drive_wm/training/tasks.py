@@ -72,6 +72,7 @@ class WorldRun:
     expert_only: bool = False  # the world model stays as it is, to the bit; give it a task_share of 1
     context: int = 4  # steps of context of those
     questions: int = 12  # of a clip, at most
+    unasked: float = 1.0  # weight of the windows that no question is about, next to the others
     steps: int = 6000
     checkpoint_every: int = 200
     sheet_every: int = 500

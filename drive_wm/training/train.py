@@ -132,8 +132,9 @@ def _fit(task: Task, run: Run, window: tuple[int, int], out: Path, seed: int, ba
     _write_json(out / "config.json", {"run": to_json(run), "hash": config_hash(run), "seed": seed})
     groups = [find_shards(folder) for folder in pack(run.data, out, window[1])]
     check_tokens(groups, task)
+    unasked = run.unasked if isinstance(run, WorldRun) else 1.0
     sampler = WindowSampler(groups, window[0], run.data.batch_size, seed, weights=list(run.data.weights) or None,
-                            least=window[1], camera_dropout=run.data.camera_dropout)
+                            least=window[1], unasked=unasked, camera_dropout=run.data.camera_dropout)
     writer = StateWriter(task, run, out, seed, base, sampler, max_minutes, resume)
     loader = DataLoader(StepDataset(sampler, task.done, run.steps), batch_size=None, shuffle=False)
     trainer = lightning.Trainer(

@@ -57,7 +57,7 @@ class TaskExpert(nn.Module):
             nn.init.normal_(weight, std=0.1)
 
     def look(self, agents: Tensor, valid: Tensor, time: int, past: KeyValues | None) -> KeyValues:
-        """The past, and behind it the agents (B, A, 12) of the last step: what every segment of that time sees."""
+        """The keys ``past`` of the last step, and behind them its agents (B, A, 12): what a segment then sees."""
         x = self.agent(agent_codec.agent_features(agents).to(self.nobody.dtype))
         x = torch.where(valid[..., None], x, self.nobody.to(x.dtype)) + self.slot.weight[:agents.shape[1]]
         place = torch.tensor([time, -2, 0], device=agents.device).expand(agents.shape[1], 3)
