@@ -29,7 +29,7 @@ def tiny_world() -> Any:
 def tiny_expert() -> Any:
     """Teaches the task expert of a trained world model (--from) to plan, to explain and to answer; no frame changes.
 
-    Give drives packed with questions: drive-wm data pack --tokens CHECKPOINT --set questions_every_s=1.5 end_s=7.
+    Give drives packed with questions: drive-wm data pack --tokens CHECKPOINT --set end_s=7 --set questions_every_s=1.5.
     """
     from drive_wm.training.tasks import DataConfig, ObjectiveConfig, OptimizerConfig, WorldRun
 
@@ -42,7 +42,7 @@ def tiny_expert() -> Any:
 def small_tokenizer() -> Any:
     """A tokenizer of small's size, for one GPU: six cameras at 256 x 448 on the town. Not trained by us yet.
 
-    Pack the drives once (drive-wm data pack --set width=448 height=256) and give them with --source shards:DIR.
+    Pack the drives once (drive-wm data pack --set width=448 --set height=256) and give them with --source shards:DIR.
     """
     from drive_wm.presets import small
     from drive_wm.training.tasks import DataConfig, OptimizerConfig, TokenizerRun

@@ -23,12 +23,25 @@ from torch import Tensor
 from drive_wm.config import from_json, to_json
 from drive_wm.datasets.clips import nearest_agents
 from drive_wm.datasets.rigs import at_height
+from drive_wm.decisions import agrees, course_of
 from drive_wm.decoder.model import DecoderConfig, PictureDecoder
 from drive_wm.encoders.actions import actions_of_bins
 from drive_wm.geometry import integrate_actions
 from drive_wm.reproject import Drawn, Reprojector, same_agents
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
-from drive_wm.types import BoolArray, ByteArray, Clip, Explanation, FloatArray, InputError, Plan, Rig, Trajectory
+from drive_wm.types import (
+    LATERAL,
+    LONGITUDINAL,
+    BoolArray,
+    ByteArray,
+    Clip,
+    Explanation,
+    FloatArray,
+    InputError,
+    Plan,
+    Rig,
+    Trajectory,
+)
 from drive_wm.world.decode import (
     Guidance,
     Sampling,
@@ -375,19 +388,23 @@ class DriveWM:
                 temperature: float = 0.0) -> Explanation:
         """The model's decision, its typed causes, and the answer to a question about the scene's last moment.
 
-        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc; with
-        ``before_plan`` it is made first, and ``DriveWM.plan(decision=...)`` carries it out. What does not ask for a
+        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc, and it can
+        only be one that the plan looks like (``drive_wm.decisions``). With ``before_plan`` it is made first,
+        of all that there are, and ``DriveWM.plan(decision=...)`` carries it out. What does not ask for a
         decision, such as "How many cars do you see?", is answered in ``text`` beside it. scene: a `scene.Scene`, whose
         route is taken, or a clip of the past.
         """
         clip, route = self._asked_of(scene, route)
         stream = stream or self.read(clip)
         opening: list[int] = []
+        possible: tuple[Sequence[str], Sequence[str]] = (LONGITUDINAL, LATERAL)
         if not before_plan:
             made = plan or self.plan(clip, route, stream=stream, seed=seed, temperature=temperature)
             if made.actions is None:
                 raise InputError("the plan has no actions; only a plan of speeds and curvatures can be explained")
             opening = plan_ids(made.actions)
+            course, lateral = course_of(made.actions, made.trajectory, _speed(clip), route)
+            possible = [word for word in LONGITUDINAL if agrees(word, course)], [lateral]
         used = [bool(v) for v in clip.agents_valid[-1]]
         names = tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
         generator = torch.Generator().manual_seed(seed)
@@ -395,7 +412,7 @@ class DriveWM:
         def written(question: str, *forms: str) -> list[int]:
             with self._autocast():
                 return write_segment(self.world, stream, opening + question_ids(question), self._route(clip, route),
-                                     answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS, forms), MOST_IDS,
+                                     answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS, forms, possible), MOST_IDS,
                                      temperature=temperature, generator=generator)
 
         ids = written(question, "<decision>", "<text>")
@@ -424,11 +441,15 @@ class DriveWM:
         return clip, route
 
     def _route(self, clip: Clip, route: FloatArray | None) -> Tensor:
-        speed = float(clip.actions[-1, 0]) if len(clip.actions) and clip.actions_valid[-1] else 0.0
-        return torch.from_numpy(route_vector(route, speed)).to(self.device)[None]
+        return torch.from_numpy(route_vector(route, _speed(clip))).to(self.device)[None]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _speed(clip: Clip) -> float:
+    """Metres a second now, 0 where it is not known."""
+    return float(clip.actions[-1, 0]) if len(clip.actions) and clip.actions_valid[-1] else 0.0
 
 
 def by_size(grids: list[tuple[int, int]]) -> list[list[int]]:

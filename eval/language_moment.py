@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from drive_wm import decisions
 from drive_wm.datasets.language import Facts, distracted, qa_of
-from drive_wm.datasets.language.decisions import agrees, lateral_of, longitudinal_of
 from drive_wm.datasets.language.facts import Sight
 from drive_wm.datasets.rendered import RenderedFrames
 from drive_wm.datasets.town.causes import LATERAL_M, SPEED_MPS, Effect, owner_id
+from drive_wm.decisions import agrees, longitudinal_of
 from drive_wm.eval.language_answers import SIGNAL, answer_rows
 from drive_wm.eval.language_scores import f1_of
 from drive_wm.model import WHY, DriveWM
@@ -84,11 +85,7 @@ def course_of(scene: Scene, plan: Plan) -> tuple[str, str]:
     """Of a plan: one of decisions.COURSES, and one of LATERAL."""
     if plan.actions is None:
         raise InputError("the plan has no actions; only plans of a model that thinks in actions can be read")
-    times = np.concatenate([[0.0], plan.trajectory.times_s])
-    speeds = np.concatenate([scene.last_action[:1], plan.actions[:, 0]])
-    path = np.concatenate([np.zeros((1, 3)), plan.trajectory.xyyaw])
-    route = np.concatenate([np.zeros((1, 2)), scene.route])
-    return longitudinal_of(speeds, times), lateral_of(path, route)
+    return decisions.course_of(plan.actions, plan.trajectory, float(scene.last_action[0]), scene.route)
 
 
 def blinded(scene: Scene) -> Scene:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drive_wm.datasets.drivelm import Question, keyframe_logs, read_drivelm
-from drive_wm.datasets.language.decisions import STANDING_MPS
+from drive_wm.decisions import STANDING_MPS
 from drive_wm.eval import report
 from drive_wm.eval.language_moment import Said, ask
 from drive_wm.eval.language_scores import drivelm_scores

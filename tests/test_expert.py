@@ -99,6 +99,14 @@ def test_a_shard_keeps_questions_and_windows_may_end_after_it(shards: Path) -> N
     assert not any(c.agents_valid[~c.ego_valid].any() or c.frames_valid[~c.ego_valid].any() for c in clips)
 
 
+def test_windows_with_questions_come_first(shards: Path) -> None:
+    (shard,) = find_shards(shards)
+    assert shard.asked.tolist() == [i % 3 == 0 and i < 8 for i in range(9)]
+    sampler = WindowSampler([[shard]], 8, 4, seed=0, least=4, unasked=0.0)
+    starts = {int(s.clip.timestamps_us[3]) for step in range(5) for s in sampler.batch(step)}
+    assert starts == {int(t) for t in shard.read(0, 9)[0].timestamps_us[[3, 6]]}
+
+
 def test_parts_of_clips(log: Log) -> None:
     clip = sample(log).clip
     part = part_of(clip, 2, 5)

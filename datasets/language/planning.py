@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from drive_wm.datasets.language.decisions import COURSES, longitudinal_of
 from drive_wm.datasets.language.facts import LATER_S, Facts, Sight
 from drive_wm.datasets.language.templates import KINDS_SEEN, YES_NO, Answer, listed, meters, template, yes_no
 from drive_wm.datasets.town.causes import HORIZON_S, SPEED_MPS, candidates, control_ahead, owner_id, remove
@@ -15,6 +14,7 @@ from drive_wm.datasets.town.rerun import ACCELERATE_MPS2, BRAKE_MPS2
 from drive_wm.datasets.town.rules import DT_S
 from drive_wm.datasets.town.simulation import Simulation
 from drive_wm.datasets.town.ways import YAW
+from drive_wm.decisions import COURSES, longitudinal_of
 from drive_wm.geometry import box_corners
 from drive_wm.types import LATERAL, LONGITUDINAL, FloatArray
 

@@ -29,9 +29,9 @@ from drive_wm.datasets.town.record import EGO_VALUES
 from drive_wm.datasets.town.rules import DT_S, GREEN
 from drive_wm.datasets.town.simulation import Simulation
 from drive_wm.datasets.town.streets import signal_id
+from drive_wm.decisions import STANDING_MPS
 from drive_wm.types import Cause, Explanation, FloatArray
 
-STANDING_MPS = 0.3
 EVERY_STEPS = 5
 
 # decision -> the kinds of cause that it may name first

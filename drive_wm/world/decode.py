@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drive_wm.encoders.agents import apply_motion
-from drive_wm.types import ByteArray, InputError, Rig
+from drive_wm.types import LATERAL, LONGITUDINAL, ByteArray, InputError, Rig
 from drive_wm.world.inputs import caption_ids
 from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps, WorldModel
 from drive_wm.world.transformer import Cache, KeyValues, Span, joined
@@ -329,11 +329,14 @@ def plan_grammar(out: list[int]) -> Tensor:
 
 
 def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int,
-                   forms: tuple[str, ...] = ("<decision>", "<text>")) -> Grammar:
+                   forms: tuple[str, ...] = ("<decision>", "<text>"),
+                   decisions: tuple[Sequence[str], Sequence[str]] = (LONGITUDINAL, LATERAL)) -> Grammar:
     """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, words, <end>; or <text>, words, <end>.
 
-    Empty agent slots cannot be pointed to.
+    Empty agent slots cannot be pointed to. decisions: those that may be stated, longitudinal and lateral.
     """
+    stated = [_one_of("longitudinal", LONGITUDINAL, decisions[0]), _one_of("lateral", LATERAL, decisions[1])]
+
     def grammar(out: list[int]) -> Tensor:
         n = len(out)
         if n == 0:
@@ -343,11 +346,18 @@ def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int,
             return legal((), ("<end>",)) if words >= max_text or _ended(out) else \
                 legal(("text",), ("<end>",) if words else ())
         if n < 4:
-            return legal((("longitudinal",), ("lateral",), ())[n - 1], ("<causes>",) if n == 3 else ())
+            return legal((), ("<causes>",)) if n == 3 else stated[n - 1]
         if n % 2 == 1:
             return _pointers(slots_used)
         return legal((), ("<text>",)) if (n - 4) // 2 >= max_causes else legal(("cause",), ("<text>",))
     return grammar
+
+
+def _one_of(name: str, words: Sequence[str], some: Sequence[str]) -> Tensor:
+    mask = torch.zeros(TABLE_SIZE, dtype=torch.bool)
+    for word in some:
+        mask[RANGES[name].start + words.index(word)] = True
+    return mask
 
 
 def _pointers(slots_used: list[bool]) -> Tensor:

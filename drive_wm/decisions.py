@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from drive_wm.datasets.town.driver import STANDING_MPS
 from drive_wm.geometry import project_to_polyline
-from drive_wm.types import FloatArray
+from drive_wm.types import FloatArray, Trajectory
 
+STANDING_MPS = 0.3
 ACCEL_MPS2 = 0.4  # m/s2 beyond which the town's driver says that it speeds up or slows down
 NUDGE_M, LANE_M, TURN_RAD = 0.35, 1.5, 0.5
 OUTLOOK_S = 1.0
@@ -43,6 +43,16 @@ def lateral_of(xyyaw: FloatArray, route: FloatArray) -> str:
     shift = float(aside[-1] - aside[0])
     side = "left" if shift > 0 else "right"
     return f"change lane {side}" if abs(shift) > LANE_M else f"nudge {side}" if abs(shift) > NUDGE_M else "keep"
+
+
+def course_of(actions: FloatArray, trajectory: Trajectory, speed_mps: float,
+              route: FloatArray | None) -> tuple[str, str]:
+    """Of a plan: one of COURSES, and one of LATERAL. actions (N, 2) of it; speed_mps: now; route (M, 2) ahead, or None
+    for straight on."""
+    times = np.concatenate([[0.0], trajectory.times_s])
+    path = np.concatenate([np.zeros((1, 3)), trajectory.xyyaw])
+    ahead = np.zeros((0, 2)) if route is None else np.concatenate([np.zeros((1, 2)), route])
+    return longitudinal_of(np.concatenate([[speed_mps], actions[:, 0]]), times), lateral_of(path, ahead)
 
 
 def agrees(stated: str, course: str) -> bool:
