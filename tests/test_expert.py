@@ -15,6 +15,8 @@ from drive_wm.datasets.language.reasons import by_intervention
 from drive_wm.datasets.shards import Sample, ShardSpec, WindowSampler, build_shards, find_shards
 from drive_wm.datasets.town import generate
 from drive_wm.datasets.town.causes import Effect, owner_id
+from drive_wm.encoders.text import decode_text
+from drive_wm.encoders.words import agent_words
 from drive_wm.model import DriveWM, ModelConfig
 from drive_wm.presets import small, transformer
 from drive_wm.tokenizer.model import TokenizerConfig
@@ -270,3 +272,22 @@ def test_a_narrow_expert_reads_a_wide_world() -> None:
     assert hidden.shape == (1, 5, 32)
     with pytest.raises(InputError, match="kv_heads must be the world model's"):
         TaskExpert(replace(narrow, kv_heads=1), wide)
+
+
+# --- agents in words ----------------------------------------------------------------------------------------------
+
+
+def test_agents_are_told_in_the_words_of_questions(log: Log) -> None:
+    facts = Facts(log, log.start_us + 2_000_000)
+    clip = sample(log, 0.5, 4).clip
+    near = {s.id: s for s in facts.sights}
+    words = agent_words(torch.from_numpy(clip.agents[-1]))
+    told = {name: [decode_text([i]).lower() for i in row] for name, row in zip(clip.agent_ids, words.tolist())
+            if name in near}
+    assert len(told) > 5
+    for name, (kind, _, side, moving, metres) in told.items():
+        sight = near[name]
+        assert kind == sight.word and side == sight.where.split()[-1] and int(metres) == round(sight.distance_m)
+        assert (moving == "moving") == sight.moving
+    right = [told[name][1] == near[name].color for name in told]
+    assert np.mean(right) > 0.7  # looked up by 16 shades of each

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from drive_wm.datasets.language import KINDS, TEMPLATES, Facts, caption_of, distracted, qa_of, with_texts
-from drive_wm.datasets.language.facts import color_name
 from drive_wm.datasets.language.planning import overlap
 from drive_wm.datasets.language.templates import many, template
 from drive_wm.datasets.town import generate
 from drive_wm.decisions import agrees, lateral_of, longitudinal_of
 from drive_wm.encoders.text import WORDS, encode_text
+from drive_wm.encoders.words import color_name
 from drive_wm.geometry import box_corners
 from drive_wm.types import CATEGORIES, InputError, Log
 from drive_wm.world.reasons import MAX_QUESTION_TOKENS, MAX_TEXT_TOKENS

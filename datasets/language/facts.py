@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +11,7 @@ from drive_wm.datasets.clips import track_states
 from drive_wm.datasets.language.reasons import STANDING, by_intervention
 from drive_wm.datasets.routes import route_of
 from drive_wm.datasets.town.causes import Effect, Moment, causes_at, owner_id, replay_for, true_causes
+from drive_wm.encoders.words import KIND_WORDS, STANDING_MPS, color_name, side_of
 from drive_wm.geometry import (
     interpolate_poses,
     project_to_polyline,
@@ -23,15 +22,12 @@ from drive_wm.geometry import (
 )
 from drive_wm.render import Renderer, agents_at
 from drive_wm.render_state import cached
-from drive_wm.types import SIGNAL_STATES, Cause, Explanation, FloatArray, InputError, Log, RoadMap
+from drive_wm.types import CATEGORIES, SIGNAL_STATES, Cause, Explanation, FloatArray, InputError, Log, RoadMap
 
 RANGE_M = 50.0
-STANDING_MPS = 0.3
 LOOK_WIDTH, LEAST_PIXELS = 240, 5  # an agent is seen where it covers so many pixels of an image that wide
 LANE_HALF_M, LIGHT_M, ROUTE_TURN_RAD = 1.6, 60.0, 0.6
-AHEAD_RAD, BESIDE_RAD = 0.45, 2.2
 LATER_S = 3.0
-WORDS = {"object": "obstacle"}
 PLURALS = {"bus": "buses"}
 
 
@@ -52,7 +48,7 @@ class Sight:
 
     @property
     def word(self) -> str:
-        return WORDS.get(self.category, self.category)
+        return KIND_WORDS[CATEGORIES.index(self.category)]
 
     @property
     def distance_m(self) -> float:
@@ -61,10 +57,7 @@ class Sight:
     @property
     def where(self) -> str:
         """ "ahead", "on the left", "on the right" or "behind"."""
-        bearing = float(np.arctan2(self.y_m, self.x_m))
-        if abs(bearing) < AHEAD_RAD:
-            return "ahead"
-        return "behind" if abs(bearing) > BESIDE_RAD else "on the left" if bearing > 0 else "on the right"
+        return side_of(float(np.arctan2(self.y_m, self.x_m)))
 
     @property
     def moving(self) -> bool:
@@ -78,20 +71,6 @@ class Sight:
     @property
     def oncoming(self) -> bool:
         return self.x_m > 0 and abs(float(wrap_angle(self.heading_rad))) > 2.4 and self.moving
-
-
-def color_name(rgb: Sequence[int]) -> str:
-    """The everyday name of a paint."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
-    if lightness < 0.16:
-        return "black"
-    if saturation < 0.2 or lightness > 0.93:
-        return "white" if lightness > 0.75 else "grey" if lightness > 0.25 else "black"
-    degrees = hue * 360
-    if lightness < 0.3 and 15 < degrees < 45:
-        return "brown"
-    names = ((14, "red"), (38, "orange"), (66, "yellow"), (170, "green"), (255, "blue"), (335, "purple"), (361, "red"))
-    return next(name for limit, name in names if degrees < limit)
 
 
 class Facts:

@@ -19,10 +19,10 @@ from drive_wm.datasets.language.templates import (
     template,
     yes_no,
 )
+from drive_wm.encoders.words import SIDES
 from drive_wm.types import WEATHERS
 
 ASK = "perception"
-SIDES = ("ahead", "on the left", "on the right", "behind")
 SIDE_RANGE_M = 30.0
 
 

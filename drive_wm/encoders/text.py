@@ -36,6 +36,11 @@ QUESTIONS = ("Why are you doing this?", "Why?", "What are you doing and why?", "
              "What is the reason for your speed?")
 
 
+def word_id(word: str) -> int:
+    """Of a word that has one; KeyError for any other."""
+    return _INDEX[word]
+
+
 def encode_text(text: str) -> list[int]:
     """Text -> ids in [0, TEXT_VOCABULARY); case is folded. Raises InputError where it is empty or too long."""
     if not text.strip():

@@ -1,10 +1,10 @@
 """The task expert: weights of its own for what stands at the end of a sequence, plans, decisions, causes and words.
 
 It attends to the keys and values that the world model left of what it has read, to the agents of the last step, which
-it embeds anew with their slots (to point at a slot one must see which it is; in the world model agents have no order),
-and to its own segment. The world model never attends to it (a mixture of transformers, as in pi0 and BAGEL). So plans
-and words can be taught, and taught anew, without changing one generated frame. Axes: B segments, N ids of each, d
-width.
+it embeds anew with their slots and with the words that people have for them (to point at a slot one must see which it
+is; to speak of a red car one must know that it is called so), and to its own segment. The world model never attends to
+it (a mixture of transformers, as in pi0 and BAGEL). So plans and words can be taught, and taught anew, without
+changing one generated frame. Axes: B segments, N ids of each, d width.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from drive_wm.encoders import agents as agent_codec
+from drive_wm.encoders.words import agent_words
 from drive_wm.types import InputError
 from drive_wm.world.transformer import KeyValues, Span, Transformer, TransformerConfig, joined
-from drive_wm.world.vocabulary import MAX_AGENTS, TABLE_SIZE
+from drive_wm.world.vocabulary import MAX_AGENTS, RANGES, TABLE_SIZE
 
 ROUTE_POINTS = 8
 
@@ -59,6 +60,7 @@ class TaskExpert(nn.Module):
     def look(self, agents: Tensor, valid: Tensor, time: int, past: KeyValues | None) -> KeyValues:
         """The keys ``past`` of the last step, and behind them its agents (B, A, 12): what a segment then sees."""
         x = self.agent(agent_codec.agent_features(agents).to(self.nobody.dtype))
+        x = x + self.table(agent_words(agents) + RANGES["text"].start).sum(-2)
         x = torch.where(valid[..., None], x, self.nobody.to(x.dtype)) + self.slot.weight[:agents.shape[1]]
         place = torch.tensor([time, -2, 0], device=agents.device).expand(agents.shape[1], 3)
         return joined(past, self.transformer(x, place, [Span(0, agents.shape[1])], past)[1])
