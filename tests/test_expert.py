@@ -20,7 +20,7 @@ from drive_wm.encoders.words import agent_words
 from drive_wm.model import DriveWM, ModelConfig
 from drive_wm.presets import small, transformer
 from drive_wm.tokenizer.model import TokenizerConfig
-from drive_wm.training.segments import plan_row, reply, rows_of, segments_of
+from drive_wm.training.segments import drilled, plan_row, reply, rows_of, segments_of
 from drive_wm.training.train import train_world
 from drive_wm.types import Cause, Explanation, InputError, Log, Text
 from drive_wm.world.decode import answer_grammar, looked, read_context, write_segment, write_segments
@@ -120,7 +120,7 @@ def test_parts_of_clips(log: Log) -> None:
 
 
 def test_rows_of_every_form(log: Log) -> None:
-    rows = list(rows_of(sample(log), 3, 8, 5, np.random.default_rng(0)))
+    rows = list(rows_of(sample(log), 3, 8, 5, 0, np.random.default_rng(0)))
     begins = [ids[0] for ids, _ in rows]
     plan = plan_row(sample(log), 3, 8)
     assert rows[0] == plan and len(plan[0]) == 17 and sum(plan[1]) == 16
@@ -145,14 +145,14 @@ def test_questions_too_long_to_read_are_passed_over(log: Log) -> None:
     one = sample(log)
     at = int(one.clip.timestamps_us[3])
     texts = (Text(at, at + 1, "no", "x" * 500, "perception"), Text(at, at + 1, "yes", "Is it dark?", "perception"))
-    rows = list(rows_of(replace(one, clip=replace(one.clip, texts=texts, reasons=())), 3, 8, 9,
+    rows = list(rows_of(replace(one, clip=replace(one.clip, texts=texts, reasons=())), 3, 8, 9, 0,
                         np.random.default_rng(0)))
     assert len(rows) == 2  # the plan and one answer
 
 
 def test_segments_stand_behind_their_own_clips(model: DriveWM, log: Log) -> None:
     batch = [sample(log), sample(log, 1.0)]
-    segments = segments_of(batch, 3, 8, 4, 0, torch.device("cpu"))
+    segments = segments_of(batch, 3, 8, 4, 6, 0, torch.device("cpu"))
     steps = steps_from_clips([part_of(s.clip, 0, 4) for s in batch], model.tokenizer, torch.device("cpu"), 16)
     caption = caption_ids([None, None], torch.device("cpu"))
     with torch.no_grad():
@@ -291,3 +291,16 @@ def test_agents_are_told_in_the_words_of_questions(log: Log) -> None:
         assert (moving == "moving") == sight.moving
     right = [told[name][1] == near[name].color for name in told]
     assert np.mean(right) > 0.7  # looked up by 16 shades of each
+
+
+def test_drills_ask_what_the_agents_answer(log: Log) -> None:
+    clip = sample(log).clip
+    made = drilled(clip, 3, 100, np.random.default_rng(0))
+    assert len(made) > 8 and len(drilled(clip, 3, 5, np.random.default_rng(0))) == 5
+    facts = Facts(log, int(clip.timestamps_us[3]))
+    for question, answer in made:
+        if question.startswith("Where is the"):
+            color, kind = question[len("Where is the "):-1].split()
+            alike = [s for s in facts.sights if s.word == kind and s.color == color]
+            assert not alike or any(answer == f"It is {s.where}." for s in alike) or len(alike) > 1
+    assert len({q for q, _ in made}) == len(made)  # whatever is asked has one answer

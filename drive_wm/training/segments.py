@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drive_wm.datasets.shards import Sample
-from drive_wm.encoders.text import QUESTIONS
-from drive_wm.types import InputError
+from drive_wm.encoders.text import QUESTIONS, decode_text
+from drive_wm.encoders.words import SIDES, agent_words
+from drive_wm.types import Clip, InputError
 from drive_wm.world.inputs import route_vector
 from drive_wm.world.model import Segment, WorldModel
 from drive_wm.world.reasons import answer_ids, decision_ids, plan_ids, question_ids, text_ids
@@ -30,17 +31,19 @@ ROWS = 24  # segments of one batch: sorted by length before, so that little is p
 Row = tuple[list[int], list[bool]]  # ids, and where the next one is learned
 
 
-def segments_of(batch: Sequence[Sample], now: int, plan_steps: int, questions: int, seed: int,
+def segments_of(batch: Sequence[Sample], now: int, plan_steps: int, questions: int, drills: int, seed: int,
                 device: torch.device) -> list[Segment]:
-    """All segments about step ``now`` of the batch's clips; at most so many questions a clip."""
+    """All segments about step ``now`` of the batch's clips; at most so many questions and drills a clip."""
     rng = np.random.default_rng(seed)
-    rows = [(i, row) for i, sample in enumerate(batch) for row in rows_of(sample, now, plan_steps, questions, rng)]
+    rows = [(i, row) for i, sample in enumerate(batch)
+            for row in rows_of(sample, now, plan_steps, questions, drills, rng)]
     rows.sort(key=lambda it: len(it[1][0]))
     routes = routes_at(batch, now, device)
     return [padded(rows[k:k + ROWS], routes) for k in range(0, len(rows), ROWS)]
 
 
-def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, rng: np.random.Generator) -> Iterator[Row]:
+def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: int,
+            rng: np.random.Generator) -> Iterator[Row]:
     clip, at_us = sample.clip, int(sample.clip.timestamps_us[now])
     plan = plan_row(sample, now, plan_steps)
     if any(plan[1]):
@@ -62,6 +65,32 @@ def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, rng: np.r
         except InputError:  # words of a foreign data set that are too long to be read
             continue
         yield joined(plan, row) if rng.random() < BEHIND_A_PLAN else row
+    for question, answer in drilled(clip, now, drills, rng):
+        yield reply(question, text_ids(answer))
+
+
+def drilled(clip: Clip, now: int, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """At most so many questions about single agents of step ``now`` and their answers, in the words of the town's.
+
+    What links a question to an agent is learned from many examples or not at all; these cost nothing to make. They are
+    about whoever has a slot, seen by a camera or not.
+    """
+    rows = agent_words(torch.from_numpy(clip.agents[now][clip.agents_valid[now]]))
+    told = [tuple(decode_text([i]).lower() for i in row) for row in rows.tolist()]
+    where = {side.split()[-1]: side for side in SIDES}
+    out: list[tuple[str, str]] = []
+    for kind, color, side, moving, metres in told:
+        alike = [sum(all(row[i] == mine for i, mine in pairs) for row in told) for pairs in (
+            ((0, kind), (2, side)), ((0, kind), (1, color)), ((0, kind), (1, color), (2, side)))]
+        if alike[0] == 1:
+            out.append((f"Which colour is the {kind} {where[side]}?", f"It is {color}."))
+        if alike[1] == 1:
+            out.append((f"Where is the {color} {kind}?", f"It is {where[side]}."))
+        if alike[2] == 1:
+            thing = f"{color} {kind} {where[side]}"
+            out += [(f"How far is the {thing}?", f"It is {metres} metre{'' if metres == '1' else 's'} away."),
+                    (f"Is the {thing} moving?", f"{'Yes' if moving == 'moving' else 'No'}, it is {moving}.")]
+    return [out[i] for i in rng.permutation(len(out))[:count]]
 
 
 def plan_row(sample: Sample, now: int, plan_steps: int) -> Row:

@@ -72,6 +72,7 @@ class WorldRun:
     expert_only: bool = False  # the world model stays as it is, to the bit; give it a task_share of 1
     context: int = 4  # steps of context of those
     questions: int = 12  # of a clip, at most
+    drills: int = 0  # of a clip, at most: short questions made up from its agents
     unasked: float = 1.0  # weight of the windows that no question is about, next to the others
     steps: int = 6000
     checkpoint_every: int = 200
@@ -198,14 +199,14 @@ class WorldTask(Task[WorldModel]):
             _, keys = self.network.read(caption, past)
         seen = self.network.look(steps.part(now, now + 1), keys)
         losses, plans = [], []
-        for segment in segments_of(batch, now, self.network.config.plan_steps, self.run.questions,
+        for segment in segments_of(batch, now, self.network.config.plan_steps, self.run.questions, self.run.drills,
                                    self.seed * 7919 + self.done, self.device):
             hidden, _ = self.network.segment(segment, steps.first_step + now + 1, seen)
             losses.append(segment_losses(self.network, hidden, segment))
             assert segment.loss_on is not None
             plans.append(is_plan(segment)[segment.loss_on[:, :-1]])
         if not sum(map(len, losses)):  # no pose ahead, and nothing said
-            return self.network.expert.head.bias.sum() * 0.0
+            return self.network.expert.bias.sum() * 0.0
         nats, acts = torch.cat(losses), torch.cat(plans)
         self.metrics = {name: float(nats[some].detach().mean())
                         for name, some in (("plan_nats", acts), ("words_nats", ~acts)) if some.any()}

@@ -53,7 +53,7 @@ class TaskExpert(nn.Module):
         self.slot = nn.Embedding(MAX_AGENTS, d)
         self.nobody = nn.Parameter(torch.zeros(d))
         self.transformer = Transformer(config)
-        self.head = nn.Linear(d, TABLE_SIZE)
+        self.bias = nn.Parameter(torch.zeros(TABLE_SIZE))
         for weight in (self.table.weight, self.slot.weight, self.nobody):
             nn.init.normal_(weight, std=0.1)
 
@@ -64,6 +64,10 @@ class TaskExpert(nn.Module):
         x = torch.where(valid[..., None], x, self.nobody.to(x.dtype)) + self.slot.weight[:agents.shape[1]]
         place = torch.tensor([time, -2, 0], device=agents.device).expand(agents.shape[1], 3)
         return joined(past, self.transformer(x, place, [Span(0, agents.shape[1])], past)[1])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(..., d) -> logits (..., TABLE_SIZE). By the table itself, so that a word attended to can be said."""
+        return nn.functional.linear(hidden, self.table.weight.to(hidden.dtype), self.bias.to(hidden.dtype))
 
     def embed(self, segment: Segment) -> Tensor:
         """(B, N, d); the route is added to the first position."""
