@@ -30,7 +30,6 @@ from drive_wm.geometry import integrate_actions
 from drive_wm.reproject import Drawn, Reprojector, same_agents
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
 from drive_wm.types import (
-    LATERAL,
     LONGITUDINAL,
     BoolArray,
     ByteArray,
@@ -388,8 +387,8 @@ class DriveWM:
                 temperature: float = 0.0) -> Explanation:
         """The model's decision, its typed causes, and the answer to a question about the scene's last moment.
 
-        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc, and it can
-        only be one that the plan looks like (``drive_wm.decisions``). With ``before_plan`` it is made first,
+        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc, and of
+        speed it can only say what the plan looks like (``drive_wm.decisions``). With ``before_plan`` it is made first,
         of all that there are, and ``DriveWM.plan(decision=...)`` carries it out. What does not ask for a
         decision, such as "How many cars do you see?", is answered in ``text`` beside it. scene: a `scene.Scene`, whose
         route is taken, or a clip of the past.
@@ -397,16 +396,15 @@ class DriveWM:
         clip, route = self._asked_of(scene, route)
         stream = stream or self.read(clip)
         opening: list[int] = []
-        possible: tuple[Sequence[str], Sequence[str]] = (LONGITUDINAL, LATERAL)
+        possible: Sequence[str] = LONGITUDINAL
         if not before_plan:
             made = plan or self.plan(clip, route, stream=stream, seed=seed, temperature=temperature)
             if made.actions is None:
                 raise InputError("the plan has no actions; only a plan of speeds and curvatures can be explained")
             opening = plan_ids(made.actions)
-            course, lateral = course_of(made.actions, made.trajectory, _speed(clip), route)
-            possible = [word for word in LONGITUDINAL if agrees(word, course)], [lateral]
-        used = [bool(v) for v in clip.agents_valid[-1]]
-        names = tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
+            course, _ = course_of(made.actions, made.trajectory, _speed(clip), route)
+            possible = [word for word in LONGITUDINAL if agrees(word, course)]
+        used, names = _slots(clip)
         generator = torch.Generator().manual_seed(seed)
 
         def written(question: str, *forms: str) -> list[int]:
@@ -425,12 +423,13 @@ class DriveWM:
                 stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> list[str]:
         """The words alone, of many questions about one moment at once; see ``explain``."""
         clip, route = self._asked_of(scene, route)
-        used = [bool(v) for v in clip.agents_valid[-1]]
+        used, names = _slots(clip)
         with self._autocast():
             written = write_segments(self.world, stream or self.read(clip), [question_ids(q) for q in questions],
                                      self._route(clip, route), answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS),
                                      MOST_IDS, temperature=temperature, generator=torch.Generator().manual_seed(seed))
-        return [read_text(ids) for ids in written]
+        return [read_text(ids) if ids[0] == special("<text>") else
+                read_answer(ids, question, clip.agents[-1], names).text for ids, question in zip(written, questions)]
 
     def _asked_of(self, scene: Clip | Moment, route: FloatArray | None) -> tuple[Clip, FloatArray | None]:
         """The clip with its agents in slots, and the route."""
@@ -445,6 +444,12 @@ class DriveWM:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _slots(clip: Clip) -> tuple[list[bool], tuple[str, ...]]:
+    """Which agent slots are in use now, and by whom."""
+    used = [bool(v) for v in clip.agents_valid[-1]]
+    return used, tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
 
 
 def _speed(clip: Clip) -> float:

@@ -245,8 +245,8 @@ NOTES = {
                "Blind: the same model without images, layout and agents. Text only: the commonest value of training "
                "logs for that question, whatever its words.",
     "consistency": "The decision is read off the plan by the thresholds of the town's labels (drive_wm.decisions). "
-                   "The first rows are of reasons given for a plan (post hoc), which cannot contradict it: only "
-                   "decisions that look like the plan can be stated. Then those of decisions made before it. The row "
+                   "The first rows are of reasons given for a plan (post hoc), which of speed cannot contradict "
+                   "it: only what the plan looks like can be stated. Then those of decisions made before it. The row "
                    "of the town's driver is what a perfect imitation could reach.",
     "faithful_to_the_world": "A true cause is one without which the town's driver would differ within 4 s by more than "
                              "1 m/s or 0.5 m across the road. Effects are counted in these thresholds. The town's "

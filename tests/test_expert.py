@@ -185,7 +185,8 @@ def test_both_forms_of_an_answer_can_be_parsed(model: DriveWM, log: Log) -> None
         grammar = answer_grammar([True] * 16, 2, 4, (form,))
         ids = write_segment(model.world, stream, question_ids("Why?"), torch.zeros(1, 18), grammar, MOST_IDS,
                             temperature=3.0, generator=torch.Generator().manual_seed(0))
-        assert ids[0] == special(form) and ids[-1] == special("<end>") and read_text(ids)
+        assert ids[0] == special(form) and ids[-1] == special("<end>")
+        assert bool(read_text(ids)) == (form == "<text>")  # the words of a decision are rendered from what is typed
     rows = write_segments(model.world, stream, [question_ids("Why?")] * 3, torch.zeros(1, 18),
                           answer_grammar([True] * 16, 2, 4), MOST_IDS, temperature=3.0,
                           generator=torch.Generator().manual_seed(0))

@@ -140,8 +140,8 @@ def test_an_answer_can_always_be_parsed(model: WorldModel) -> None:
         with torch.no_grad():
             ids = write_segment(model, stream, question_ids("Why?"), torch.zeros(1, 18), grammar, 15, temperature=2.0,
                                 generator=torch.Generator().manual_seed(seed))
-        assert read_text(ids)
         if ids[0] == special("<text>"):
+            assert read_text(ids)
             continue
         made = read_answer(ids, "Why?", np.zeros((4, 12)), ("a", "", "", "d"))
         assert made.text and all(c.agent_id in ("a", "d", "signal", None) for c in made.causes)

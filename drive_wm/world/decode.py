@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drive_wm.encoders.agents import apply_motion
-from drive_wm.types import LATERAL, LONGITUDINAL, ByteArray, InputError, Rig
+from drive_wm.types import LONGITUDINAL, ByteArray, InputError, Rig
 from drive_wm.world.inputs import caption_ids
 from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps, WorldModel
 from drive_wm.world.transformer import Cache, KeyValues, Span, joined
@@ -330,12 +330,13 @@ def plan_grammar(out: list[int]) -> Tensor:
 
 def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int,
                    forms: tuple[str, ...] = ("<decision>", "<text>"),
-                   decisions: tuple[Sequence[str], Sequence[str]] = (LONGITUDINAL, LATERAL)) -> Grammar:
-    """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, words, <end>; or <text>, words, <end>.
+                   longitudinal: Sequence[str] = LONGITUDINAL) -> Grammar:
+    """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, <end>; or <text>, words, <end>.
 
-    Empty agent slots cannot be pointed to. decisions: those that may be stated, longitudinal and lateral.
+    The words of a decision are rendered from what is typed, and not said. Empty agent slots cannot be pointed to.
+    longitudinal: the decisions that may be stated.
     """
-    stated = [_one_of("longitudinal", LONGITUDINAL, decisions[0]), _one_of("lateral", LATERAL, decisions[1])]
+    stated = [_one_of("longitudinal", LONGITUDINAL, longitudinal), legal(("lateral",))]
 
     def grammar(out: list[int]) -> Tensor:
         n = len(out)
@@ -343,7 +344,7 @@ def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int,
             return legal((), forms)
         if special("<text>") in out:
             words = n - out.index(special("<text>")) - 1
-            return legal((), ("<end>",)) if words >= max_text or _ended(out) else \
+            return legal((), ("<end>",)) if words >= max_text or _ended(out) or out[0] == special("<decision>") else \
                 legal(("text",), ("<end>",) if words else ())
         if n < 4:
             return legal((), ("<causes>",)) if n == 3 else stated[n - 1]

@@ -90,7 +90,8 @@ def read_answer(ids: list[int], question: str, agents: FloatArray, agent_ids: tu
     pairs = ids[4:ids.index(special("<text>"))]
     causes = tuple(_cause(pairs[i] - RANGES["cause"].start, pairs[i + 1] - RANGES["pointer"].start, agents, agent_ids)
                    for i in range(0, len(pairs) - 1, 2))
-    return Explanation(longitudinal, lateral, causes, read_text(ids), question)
+    made = Explanation(longitudinal, lateral, causes, question=question)
+    return replace(made, text=explanation_text(made))
 
 
 def read_text(ids: list[int]) -> str:
