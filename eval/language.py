@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from drive_wm.datasets.language import KINDS, qa_of
-from drive_wm.datasets.parallel import in_order, worker_count
+from drive_wm.datasets.parallel import in_parallel, worker_count
 from drive_wm.eval import report
 from drive_wm.eval.language_moment import MomentResult, counts_of, judge
 from drive_wm.eval.language_recorded import score_drivelm
@@ -43,14 +42,12 @@ def language(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", lo
     prior = commonest_answers()
     work = partial(_judged, source=source, checkpoint=checkpoint, prior=prior, seed=seed, removals=removals,
                    questions=questions)
-    results: list[MomentResult] = []
+    done: dict[int, list[MomentResult]] = {}
     with RunFolder(out, "language", seed=seed) as run:
-        for result in chain.from_iterable(in_order(work, jobs, worker_count(workers))):
-            results.append(result)
-            row = result.row
-            print(f"{len(results)}/{moments}  {result.log_id} {result.at_s:4.1f} s  {row['decision']:10s} plan "
-                  f"{row['course']:10s} stated {', '.join(row['stated']) or '-':24s} true "
-                  f"{', '.join(row['true']) or '-'}", flush=True)
+        for index, of_log in in_parallel(work, jobs, worker_count(workers)):
+            done[index] = of_log
+            _tell(of_log, sum(map(len, done.values())), moments)
+        results = [result for index in sorted(done) for result in done[index]]
         tables = summarize(results, seed)
         run.write_parquet("answers.parquet", [{"log_id": r.log_id, "at_s": r.at_s, **a}
                                               for r in results for a in r.answers])
@@ -59,6 +56,13 @@ def language(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", lo
         report.write_report(run, f"Words and deeds of {checkpoint}", sections(tables, results), source)
         run.finish({"source": source, "checkpoint": checkpoint, "moments": len(results), **tables})
     return tables
+
+
+def _tell(results: Sequence[MomentResult], done: int, moments: int) -> None:
+    for result in results:
+        row = result.row
+        print(f"{done}/{moments}  {result.log_id} {result.at_s:4.1f} s  {row['decision']:10s} plan {row['course']:10s} "
+              f"stated {', '.join(row['stated']) or '-':24s} true {', '.join(row['true']) or '-'}", flush=True)
 
 
 def _judged(job: tuple[str, int], source: str, checkpoint: str, prior: dict[str, Any], seed: int, removals: bool,

@@ -9,6 +9,7 @@ from typing import Any
 
 from drive_wm.datasets.drivelm import Question, keyframe_logs, read_drivelm
 from drive_wm.decisions import STANDING_MPS
+from drive_wm.encoders.text import encode_text
 from drive_wm.eval import report
 from drive_wm.eval.language_moment import Said, ask
 from drive_wm.eval.language_scores import drivelm_scores
@@ -17,6 +18,7 @@ from drive_wm.media import tile_cameras
 from drive_wm.model import DriveWM
 from drive_wm.scene import open_scene
 from drive_wm.types import InputError, Log
+from drive_wm.world.reasons import MAX_QUESTION_TOKENS
 
 SLOW_MPS, FAST_MPS = 4.0, 10.0  # our reading of DriveLM's words for speeds; it publishes no thresholds
 STEERING = {"turn left": "steering to the left", "turn right": "steering to the right"}
@@ -25,18 +27,24 @@ STEERING = {"turn left": "steering to the left", "turn right": "steering to the 
 def score_drivelm(path: Path, out: Path, seed: int = 0, checkpoint: str = "tiny") -> dict[str, Any]:
     """The model on every keyframe of a DriveLM file (or of the folder with qa.json): explanations, answers, scores.
 
-    The model was never trained on these questions: it tells the ego's behaviour from its plan, and to anything else it
-    has but its explanation to say. The commonest answer of the OTHER keyframes stands beside it.
+    The model was never trained on these questions: it tells the ego's behaviour from its plan, and answers the others
+    in the town's words, with objects put in words; to what is too long to be read it has but its explanation to say.
+    The commonest answer of the OTHER keyframes stands beside it.
     """
     file = path / "qa.json" if path.is_dir() else path
     questions = read_drivelm(file)
     model = DriveWM.from_pretrained(checkpoint)
     with RunFolder(out, "language", seed=seed) as run:
-        said, sections = {}, []
+        said: dict[str, Said] = {}
+        told_of: dict[int, str] = {}
+        sections: list[Any] = []
         for log in keyframe_logs(file):
-            said[log.metadata["frame"]] = made = _explained(model, log, seed)
+            frame = log.metadata["frame"]
+            said[frame] = made = _explained(model, log, seed)
+            mine = [q for q in questions if q.frame == frame]
+            told_of |= dict(zip(map(id, mine), answers_of(model, log, mine, made, seed)))
             sections += _shown(log, made)
-        answers = {"model": [answer_of(q, said[q.frame]) for q in questions],
+        answers = {"model": [told_of[id(q)] for q in questions],
                    "commonest answer": [commonest(q, questions) for q in questions]}
         rows = [{"who": who, **drivelm_scores(given, [q.answer for q in questions], [q.tag for q in questions])}
                 for who, given in answers.items()]
@@ -74,8 +82,14 @@ def behaviour(made: Said) -> str:
     return f"The ego vehicle is {STEERING.get(made.lateral, 'going straight')}. The ego vehicle is {words}."
 
 
-def answer_of(question: Question, made: Said) -> str:
-    return behaviour(made) if question.kind == "behavior" else made.explanation.text
+def answers_of(model: DriveWM, log: Log, questions: Sequence[Question], made: Said, seed: int = 0) -> list[str]:
+    """To all questions of a keyframe, which ``log.texts`` has in the same order with objects in words."""
+    spoken = [str(text.question) for text in log.texts]
+    can = [i for i, (q, words) in enumerate(zip(questions, spoken, strict=True))
+           if q.kind != "behavior" and len(encode_text(words)) <= MAX_QUESTION_TOKENS]
+    given = dict(zip(can, model.answers(open_scene(log, model, 0.0), [spoken[i] for i in can], seed=seed)))
+    return [behaviour(made) if q.kind == "behavior" else given.get(i, made.explanation.text)
+            for i, q in enumerate(questions)]
 
 
 def commonest(question: Question, questions: Sequence[Question]) -> str:
