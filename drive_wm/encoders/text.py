@@ -70,6 +70,7 @@ def decode_text(ids: list[int]) -> str:
         if i >= 256 and i - 256 < len(WORDS):
             pieces.append(WORDS[i - 256])
     text = re.sub(r"\s+([.,?!:'])", r"\1", " ".join(pieces))
+    text = re.sub(r"\bi\b", "I", text)
     return re.sub(r"(^|[.?!]\s+)(\w)", lambda m: m[1] + m[2].upper(), text)
 
 
@@ -89,7 +90,7 @@ def _because(cause: Cause) -> str:
         where = " behind" if x < -1 else " ahead" if abs(y) < max(2.0, 0.35 * x) else side
     return {"none": "nothing is in the way", "lead vehicle": f"there is a {thing}{where}",
             "pedestrian": f"there is a pedestrian{where}", "red light": f"the light is {cause.state or 'red'}",
-            "stop sign": "there is a stop sign", "give way": f"i give way to a {thing}{where}",
+            "stop sign": "there is a stop sign", "give way": f"a {thing}{where} has the right of way",
             "bend": "the road has a bend", "speed limit": "of the speed limit",
             "obstacle": f"there is an obstacle{where}", "free road": "the road is free",
             "route": "the route turns"}[cause.kind]
