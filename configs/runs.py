@@ -35,7 +35,7 @@ def tiny_expert() -> Any:
 
     return WorldRun("tiny_expert", data=DataConfig(("town:0-599",), end_s=7.0, questions_every_s=1.5, batch_size=4),
                     objective=ObjectiveConfig(drop_layout=0.25),
-                    optimizer=OptimizerConfig(lr=1e-3, muon_lr=0.01, ema=0.995), steps=1500, task_share=1.0,
+                    optimizer=OptimizerConfig(lr=1e-3, muon_lr=0.01, ema=0.995), steps=1500,
                     expert_only=True, questions=12, drills=24, unasked=0.2, sheet_every=100_000)
 
 

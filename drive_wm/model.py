@@ -146,7 +146,7 @@ class DriveWM:
                              "were made by another version of this package: train anew, or install that one")
         model = cls.create(from_json(ModelConfig, meta["model"]))
         for part, network in model.parts.items():
-            load_weights(folder / f"{part}.safetensors", network, None if part != "world" else EXPERT)
+            load_weights(folder / f"{part}.safetensors", network, EXPERT if part == "world" else None)
         model.name = meta.get("name", folder.name)
         return model.to(device)
 

@@ -10,8 +10,6 @@ from drive_wm.datasets.language import QA
 from drive_wm.datasets.language.planning import SAY
 from drive_wm.datasets.language.templates import NUMBERS, YES_NO
 from drive_wm.datasets.town.causes import owner_id
-from drive_wm.model import DriveWM
-from drive_wm.scene import Scene
 from drive_wm.types import Explanation
 
 SIGNAL = "signal"
@@ -77,14 +75,12 @@ def _things(causes: Sequence[Sequence[str | None]]) -> set[tuple[str | None, str
             for kind, name in causes}
 
 
-def answer_rows(model: DriveWM, scene: Scene, dark: Scene, questions: Sequence[QA], made: Explanation,
-                blind_made: Explanation, prior: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """A row a question: right or not, of the model, of the model without sight (``dark``, ``blind_made``), and of the
-    commonest value of training logs, which is told which of all questions is asked."""
-    asked = [qa.question for qa in questions]
+def answer_rows(questions: Sequence[QA], made: Explanation, said: Sequence[str], blind_made: Explanation,
+                blind_said: Sequence[str], prior: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a question: right or not, of the model, of the model without sight, and of the commonest value of training
+    logs (``prior``), which is told which of all questions is asked."""
     rows = []
-    for qa, seeing, blind in zip(questions, model.answers(scene, asked, seed=seed),
-                                 model.answers(dark, asked, seed=seed)):
+    for qa, seeing, blind in zip(questions, said, blind_said, strict=True):
         row: dict[str, Any] = {"kind": qa.kind, "name": qa.name, "question": qa.question, "truth": qa.answer,
                                "said": seeing, "blind_said": blind}
         if qa.name in TYPED:

@@ -20,6 +20,7 @@ from drive_wm.eval.language_scores import f1_of
 from drive_wm.model import WHY, DriveWM
 from drive_wm.scene import Scene, open_scene
 from drive_wm.types import SIGNAL_STATES, Clip, Explanation, FloatArray, InputError, Log, Plan
+from drive_wm.world.decode import Stream
 
 TRIED = 4  # agents whose removal is tried on the model's plan, beside those it names
 GOING = ("speed up", "keep")  # what is told to a model that would not, and the opposite to one that would
@@ -74,8 +75,8 @@ def true_ids(effects: Iterable[Effect]) -> dict[str, float]:
 # --- the model ----------------------------------------------------------------------------------------------------
 
 
-def ask(model: DriveWM, scene: Scene, question: str = WHY, seed: int = 0) -> Said:
-    stream = model.read(scene.context)
+def ask(model: DriveWM, scene: Scene, question: str = WHY, seed: int = 0, stream: Stream | None = None) -> Said:
+    stream = stream or model.read(scene.context)
     plan = model.plan(scene.context, scene.route, stream=stream, seed=seed)
     explanation = model.explain(scene, question, plan=plan, stream=stream, seed=seed)
     return Said(explanation, plan, *course_of(scene, plan))
@@ -129,15 +130,18 @@ def judge(model: DriveWM, log: Log, at_s: float, prior: dict[str, Any], seed: in
     facts = Facts(log, log.start_us + int(round(at_s * 1e6)))
     scene = open_scene(log, model, at_s)
     dark = blinded(scene)
-    said = ask(model, scene, seed=seed)
+    stream, dark_stream = model.read(scene.context), model.read(dark.context)
+    said = ask(model, scene, seed=seed, stream=stream)
     result = MomentResult(log.id, at_s)
     asked = qa_of(log, at_s, seed, facts=facts)
     if 0 < questions < len(asked):
         rng = np.random.default_rng([seed, zlib.crc32(log.id.encode()), round(at_s * 1e3)])
         asked = [asked[i] for i in np.sort(rng.permutation(len(asked))[:questions])]
-    result.answers = answer_rows(model, scene, dark, asked, said.explanation,
-                                 ask(model, dark, seed=seed).explanation, prior, seed)
-    stray = model.explain(scene, distracted(WHY, seed), plan=said.plan, seed=seed)
+    words = [qa.question for qa in asked]
+    blind = ask(model, dark, seed=seed, stream=dark_stream)
+    result.answers = answer_rows(asked, said.explanation, model.answers(scene, words, stream=stream, seed=seed),
+                                 blind.explanation, model.answers(dark, words, stream=dark_stream, seed=seed), prior)
+    stray = model.explain(scene, distracted(WHY, seed), plan=said.plan, stream=stream, seed=seed)
     true = true_ids(facts.causes or [])
     result.row = {
         "log_id": log.id, "at_s": at_s, "decision": said.explanation.longitudinal, "lateral": said.explanation.lateral,
@@ -147,18 +151,16 @@ def judge(model: DriveWM, log: Log, at_s: float, prior: dict[str, Any], seed: in
         "expert": sorted(cause_ids(facts.reason)) if facts.reason else [],
         "expert_consistent": _expert_agrees(facts), "invisible": sorted(unseen(facts, said.ids)),
         "true_invisible": sorted(unseen(facts, true)), "undisturbed": _same(stray, said.explanation),
-        **instructed(model, scene, said, seed)}
+        **instructed(model, scene, stream, said, seed)}
     if removals:
         result.removed = [_removal(model, log, at_s, said, name, seed) for name in tried(scene, facts, said, true)]
         result.row["own"] = sorted(r["id"] for r in result.removed if r["plan_changed"])
     return result
 
 
-def instructed(model: DriveWM, scene: Scene, said: Said, seed: int) -> dict[str, Any]:
+def instructed(model: DriveWM, scene: Scene, stream: Stream, said: Said, seed: int) -> dict[str, Any]:
     """Reason first: does a plan follow the decision it is given? Of the model's own, made before it plans; of two
     opposite ones on this scene; and, as a control, how far the plan moves where the decision is the own one again."""
-    stream = model.read(scene.context)
-
     def told(decision: tuple[str, str]) -> tuple[Plan, str]:
         plan = model.plan(scene.context, scene.route, decision=decision, stream=stream, seed=seed)
         return plan, course_of(scene, plan)[0]

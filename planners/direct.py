@@ -60,7 +60,9 @@ class DirectPlanner(Planner):
             drawn = np.concatenate([drawn, slowed(drawn[0], observation.speed_mps)])
             said = -self._danger(observation, drawn)  # of equals the first, and so the gentlest, is taken
         plan = as_plan(chosen(drawn, said, self.choose), drawn, said)
-        return replace(plan, explanation=model.explain(clip, route=route, stream=stream)) if self.explain else plan
+        if not self.explain:
+            return plan
+        return replace(plan, explanation=model.explain(clip, route=route, plan=plan, stream=stream))
 
     def _danger(self, observation: Observation, actions: FloatArray) -> FloatArray:
         """(K,) of plans (K, 8, 2): 0 where nobody is hit, up to 1 for who is hit at once."""

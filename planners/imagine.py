@@ -112,8 +112,11 @@ class ImaginePlanner(Planner):
         best = int(np.argmax(np.round(worth, 9)))
         paths = integrate_actions(np.zeros((len(actions), 3)), actions, POINT_S)
         candidates = tuple(Trajectory(TIMES_S.copy(), path) for path in paths)
-        said = self.model.explain(moment.clip, route=moment.route, stream=moment.stream) if self.explain else None
-        return Plan(candidates[best], candidates, 1.0 - worth, said, actions[best])
+        chosen = Plan(candidates[best], candidates, 1.0 - worth, actions=actions[best])
+        if not self.explain:
+            return chosen
+        said = self.model.explain(moment.clip, route=moment.route, plan=chosen, stream=moment.stream)
+        return replace(chosen, explanation=said)
 
     def _tried(self, moment: Moment, actions: FloatArray) -> Tried:
         judged = self.judged(moment, actions)

@@ -8,10 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from drive_wm.datasets.clips import track_states
-from drive_wm.datasets.language.reasons import STANDING, by_intervention
+from drive_wm.datasets.language.reasons import by_intervention
 from drive_wm.datasets.routes import route_of
 from drive_wm.datasets.town.causes import Effect, Moment, causes_at, owner_id, replay_for, true_causes
-from drive_wm.encoders.words import KIND_WORDS, STANDING_MPS, color_name, side_of
+from drive_wm.decisions import STANDING_MPS
+from drive_wm.encoders.words import KIND_WORDS, color_name, side_of
 from drive_wm.geometry import (
     interpolate_poses,
     project_to_polyline,
@@ -144,7 +145,7 @@ class Facts:
 
     def _as_cause(self, sight: Sight) -> Cause:
         lead = self.lead is not None and self.lead.id == sight.id
-        kind = ("pedestrian" if sight.category == "pedestrian" else "obstacle" if sight.category in STANDING
+        kind = ("pedestrian" if sight.category == "pedestrian" else "obstacle" if sight.category == "object"
                 else "lead vehicle" if lead or sight.in_lane else "give way")
         return Cause(kind, sight.id, sight.category, (sight.x_m, sight.y_m))
 

@@ -10,7 +10,6 @@ from drive_wm.encoders.text import explanation_text
 from drive_wm.types import Cause, Explanation
 
 ROAD_KINDS = ("bend", "speed limit", "route")  # reasons that nobody can take out of the world
-STANDING = ("object",)
 
 
 def by_intervention(reason: Explanation, effects: Sequence[Effect], things: Mapping[str, Cause],

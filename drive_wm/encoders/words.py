@@ -9,13 +9,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from drive_wm.decisions import STANDING_MPS
 from drive_wm.encoders.text import word_id
 from drive_wm.types import AGENT_COLUMNS, CATEGORIES
 
 KIND_WORDS = tuple({"object": "obstacle"}.get(category, category) for category in CATEGORIES)
 AHEAD_RAD, BESIDE_RAD = 0.45, 2.2
 SIDES = ("ahead", "on the left", "on the right", "behind")
-STANDING_MPS = 0.3
 FARTHEST_M = 60  # the largest number that is one word
 SHADES = 16  # of red, green and blue, that colours are looked up by
 WORDS_OF_AN_AGENT = 5

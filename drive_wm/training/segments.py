@@ -1,7 +1,7 @@
 """What the task expert learns: segments about one moment of each clip, padded into batches of like length.
 
     <plan> actions                                          to act
-    <question> words <decision> ... <end> <plan> actions    reason first, then the act
+    <question> words <decision> ... <end>                   to decide before there is a plan
     <plan> actions <question> words <decision> ... <end>    the act, then its reason (post hoc)
     <decision> two ids <plan> actions                       to act as told
     <question> words <text> words <end>                     to answer, sometimes behind a plan
@@ -46,7 +46,8 @@ def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: i
             rng: np.random.Generator) -> Iterator[Row]:
     clip, at_us = sample.clip, int(sample.clip.timestamps_us[now])
     plan = plan_row(sample, now, plan_steps)
-    if any(plan[1]):
+    known = any(plan[1])
+    if known:
         yield plan
     asked = [t for t in clip.texts if t.question is not None and t.start_us <= at_us < t.end_us]
     reason = clip.reasons[now] if len(clip.reasons) > now and (asked or not clip.texts) else None  # true where asked
@@ -55,16 +56,15 @@ def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: i
         why = (*QUESTIONS, *(str(t.question) for t in asked if t.text == reason.text))
         told = reply(str(rng.choice(why)), answer_ids(reason, visible))
         said = ([*decision_ids(reason.longitudinal, reason.lateral)], [False] * 3)
-        yield joined(told, plan)
-        yield joined(plan, told)
-        yield joined(said, plan)
+        yield told
+        yield from (joined(plan, told), joined(said, plan)) if known else ()
     others = [t for t in asked if reason is None or t.text != reason.text]
     for k in rng.permutation(len(others))[:questions]:
         try:
             row = reply(str(others[k].question), text_ids(others[k].text))
         except InputError:  # words of a foreign data set that are too long to be read
             continue
-        yield joined(plan, row) if rng.random() < BEHIND_A_PLAN else row
+        yield joined(plan, row) if rng.random() < BEHIND_A_PLAN and known else row
     for question, answer in drilled(clip, now, drills, rng):
         yield reply(question, text_ids(answer))
 

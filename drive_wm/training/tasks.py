@@ -69,7 +69,7 @@ class WorldRun:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     task_share: float = 0.25  # of the batches that learn to plan and to explain instead of to see
-    expert_only: bool = False  # the world model stays as it is, to the bit; give it a task_share of 1
+    expert_only: bool = False  # every batch learns tasks, and the world model stays as it is, to the bit
     context: int = 4  # steps of context of those
     questions: int = 12  # of a clip, at most
     drills: int = 0  # of a clip, at most: short questions made up from its agents
@@ -167,7 +167,8 @@ class WorldTask(Task[WorldModel]):
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> Tensor:
         self.tokenizer.to(self.device)
-        tasks = np.random.default_rng((self.seed, self.done, 1)).random() < self.run.task_share
+        share = 1.0 if self.run.expert_only else self.run.task_share
+        tasks = np.random.default_rng((self.seed, self.done, 1)).random() < share
         seen = [part_of(s.clip, 0, self.run.context if tasks else self.run.model.window) for s in batch]
         clips = [clip if clip.digits is not None else tokenized(clip, self.codec) for clip in seen]
         steps = steps_from_clips(clips, self.tokenizer, self.device, self.network.config.agents)

@@ -13,14 +13,13 @@ from drive_wm.eval import report
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.geometry import compose_xyyaw, relative_xyyaw, xyyaw_from_pose
 from drive_wm.media import draw_topdown, draw_trajectory_in_camera, tile_cameras, write_png
-from drive_wm.model import DriveWM
+from drive_wm.model import WHY, DriveWM
 from drive_wm.render import agents_at, signals_at
 from drive_wm.scene import Scene, load_log, observation_of, open_scene
 from drive_wm.types import ByteArray, Explanation, InputError, Plan, Rig
 from drive_wm.use.pictures import front_camera, full_image, marked_cameras, marks_of
 from drive_wm.world.reasons import MAX_QUESTION_TOKENS
 
-WHY = "Why are you doing this?"
 EXAMPLE = "Why are you slowing down?"
 CAMERA = re.compile(r"\bcam_\w+")
 LOOKS = {"front": (1, 0, 0), "forward": (1, 0, 0), "back": (-1, 0, 0), "rear": (-1, 0, 0), "left": (0, 1, 0),

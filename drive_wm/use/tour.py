@@ -34,7 +34,7 @@ def demo(out: Path, seed: int = 0, checkpoint: str = "tiny") -> dict[str, Any]:
         made = plan_with("direct", scene, seed, checkpoint)
         camera, above = plan_pictures(scene, made)
         clock.lap("plan")
-        said = model.explain(scene.context, "Why are you doing this?", scene.route, seed=seed)
+        said = model.explain(scene, seed=seed)
         clock.lap("explain")
         table = drive_table(run, [drive], list(DEMO_PLANNERS), ["layout"], seed=seed, checkpoint=checkpoint,
                             duration_s=8.0)

@@ -1,7 +1,9 @@
 """Explanations and answers <-> ids of a task segment.
 
-    <question> words <decision> two ids <causes> pairs <text> words <end>      where a decision is asked for
-    <question> words <text> words <end>                                        anything else
+    <question> words <decision> two ids <causes> pairs <text> <end>      where a decision is asked for
+    <question> words <text> words <end>                                  anything else
+
+The words of a decision are rendered from what is typed.
 
 A cause is a pair (kind, pointer); the pointer names an agent's slot of the last step, a signal, or nothing. What cannot
 be seen (an agent that has no slot) is pointed to as nothing rather than as something else.
@@ -68,7 +70,7 @@ def answer_ids(explanation: Explanation, agent_ids: tuple[str, ...]) -> list[int
     for cause in known.causes:
         ids += [RANGES["cause"].start + CAUSE_KINDS.index(cause.kind),
                 RANGES["pointer"].start + pointer(cause, agent_ids)]
-    return [*ids, *text_ids(explanation_text(known))]
+    return [*ids, special("<text>"), special("<end>")]
 
 
 def text_ids(text: str) -> list[int]:
