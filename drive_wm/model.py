@@ -61,14 +61,16 @@ from drive_wm.world.reasons import (
     MOST_IDS,
     decision_ids,
     plan_ids,
+    possible_causes,
     question_ids,
+    read_about,
     read_answer,
     read_text,
 )
 from drive_wm.world.transformer import KeyValues, Transformer
 from drive_wm.world.vocabulary import RANGES, special
 
-FORMAT = "drive_wm.model@3"  # 1 had another prior, and up to 2 plans and words came from the world model's own weights
+FORMAT = "drive_wm.model@4"  # 1 had another prior, 2 no task expert, and that of 3 did not point at what it speaks of
 PRETRAINED = Path(__file__).parent / "pretrained"
 EXPERT = "expert."  # of the world model's weights; they have a file of their own
 WHY = "Why are you doing this?"
@@ -404,31 +406,33 @@ class DriveWM:
             opening = plan_ids(made.actions)
             course, _ = course_of(made.actions, made.trajectory, _speed(clip), route)
             possible = [word for word in LONGITUDINAL if agrees(word, course)]
-        used, names = _slots(clip)
+        agents, names = _slots(clip)
         generator = torch.Generator().manual_seed(seed)
 
         def written(question: str, *forms: str) -> list[int]:
             with self._autocast():
                 return write_segment(self.world, stream, opening + question_ids(question), self._route(clip, route),
-                                     answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS, forms, possible), MOST_IDS,
-                                     temperature=temperature, generator=generator)
+                                     answer_grammar(agents, MAX_CAUSES, MAX_TEXT_TOKENS, forms=forms,
+                                                    longitudinal=possible),
+                                     MOST_IDS, temperature=temperature, generator=generator)
 
-        ids = written(question, "<decision>", "<text>")
-        text = None if ids[0] == special("<decision>") else read_text(ids)
-        made_so = read_answer(ids if text is None else written(WHY, "<decision>"), question, clip.agents[-1], names)
-        return replace(made_so, text=made_so.text if text is None else text, post_hoc=not before_plan)
+        ids = written(question, "<decision>", "<causes>")
+        if ids[0] == special("<decision>"):
+            return replace(read_answer(ids, question, clip.agents[-1], names), post_hoc=not before_plan)
+        made_so = read_answer(written(WHY, "<decision>"), question, clip.agents[-1], names)
+        return replace(made_so, text=read_text(ids), about=read_about(ids, names), post_hoc=not before_plan)
 
     @torch.no_grad()
     def answers(self, scene: Clip | Moment, questions: Sequence[str], route: FloatArray | None = None, *,
                 stream: Stream | None = None, seed: int = 0, temperature: float = 0.0) -> list[str]:
         """The words alone, of many questions about one moment at once; see ``explain``."""
         clip, route = self._asked_of(scene, route)
-        used, names = _slots(clip)
+        agents, names = _slots(clip)
         with self._autocast():
             written = write_segments(self.world, stream or self.read(clip), [question_ids(q) for q in questions],
-                                     self._route(clip, route), answer_grammar(used, MAX_CAUSES, MAX_TEXT_TOKENS),
+                                     self._route(clip, route), answer_grammar(agents, MAX_CAUSES, MAX_TEXT_TOKENS),
                                      MOST_IDS, temperature=temperature, generator=torch.Generator().manual_seed(seed))
-        return [read_text(ids) if ids[0] == special("<text>") else
+        return [read_text(ids) if ids[0] == special("<causes>") else
                 read_answer(ids, question, clip.agents[-1], names).text for ids, question in zip(written, questions)]
 
     def _asked_of(self, scene: Clip | Moment, route: FloatArray | None) -> tuple[Clip, FloatArray | None]:
@@ -446,10 +450,10 @@ class DriveWM:
         return torch.autocast(self.device.type, torch.bfloat16)
 
 
-def _slots(clip: Clip) -> tuple[list[bool], tuple[str, ...]]:
-    """Which agent slots are in use now, and by whom."""
-    used = [bool(v) for v in clip.agents_valid[-1]]
-    return used, tuple(i if v else "" for i, v in zip(clip.agent_ids, used))
+def _slots(clip: Clip) -> tuple[list[tuple[str, ...] | None], tuple[str, ...]]:
+    """What the agent of each slot can be a cause of now, and its id; None and "" where a slot is empty."""
+    there = clip.agents_valid[-1]
+    return possible_causes(clip.agents[-1], there), tuple(i if v else "" for i, v in zip(clip.agent_ids, there))
 
 
 def _speed(clip: Clip) -> float:

@@ -293,7 +293,10 @@ class Cause:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A decision with its typed causes, strongest first. ``post_hoc``: made after the plan, not before it."""
+    """A decision with its typed causes, strongest first. ``post_hoc``: made after the plan, not before it.
+
+    about: ids of those of whom ``text`` speaks, where it answers another question than why; "signal" for a light.
+    """
 
     longitudinal: str
     lateral: str
@@ -301,21 +304,31 @@ class Explanation:
     text: str = ""
     question: str | None = None
     post_hoc: bool = False
+    about: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "about", tuple(self.about))  # as JSON has lists
         if self.longitudinal not in LONGITUDINAL or self.lateral not in LATERAL:
             raise InputError(f"decision {self.longitudinal!r} / {self.lateral!r} is not in LONGITUDINAL x LATERAL")
 
 
 @dataclass(frozen=True)
 class Text:
-    """Words about a log from start_us to end_us: a caption, or a question with its answer."""
+    """Words about a log from start_us to end_us: a caption, or a question with its answer.
+
+    about: ids of the tracks and signals that the answer speaks of; None where that is not known.
+    """
 
     start_us: int
     end_us: int
     text: str
     question: str | None = None
     kind: str = "caption"
+    about: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.about is not None:
+            object.__setattr__(self, "about", tuple(self.about))  # as JSON has lists
 
 
 # --- logs and windows ---------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from drive_wm.datasets.language.planning import SAY
 from drive_wm.datasets.language.templates import NUMBERS, YES_NO
 from drive_wm.datasets.town.causes import owner_id
 from drive_wm.types import Explanation
+from drive_wm.world.reasons import SIGNAL, is_signal
 
-SIGNAL = "signal"
 TYPED = ("why", "why_doing")  # told by the decision's causes, not by words
 NEAR, NEAR_SHARE = 1.0, 0.2  # a number is near the true one within this, or this share of it
 MISSING = object()
@@ -71,7 +71,7 @@ def same_reasons(made: Explanation, truth: Sequence[Sequence[str | None]]) -> tu
 
 
 def _things(causes: Sequence[Sequence[str | None]]) -> set[tuple[str | None, str | None]]:
-    return {(kind, SIGNAL if name and name.startswith(("signal", "stop")) else name and owner_id(name))
+    return {(kind, SIGNAL if name and is_signal(name) else name and owner_id(name))
             for kind, name in causes}
 
 

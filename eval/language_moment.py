@@ -15,12 +15,13 @@ from drive_wm.datasets.language.facts import Sight
 from drive_wm.datasets.rendered import RenderedFrames
 from drive_wm.datasets.town.causes import LATERAL_M, SPEED_MPS, Effect, owner_id
 from drive_wm.decisions import agrees, longitudinal_of
-from drive_wm.eval.language_answers import SIGNAL, answer_rows
+from drive_wm.eval.language_answers import answer_rows
 from drive_wm.eval.language_scores import f1_of
 from drive_wm.model import WHY, DriveWM
 from drive_wm.scene import Scene, open_scene
 from drive_wm.types import SIGNAL_STATES, Clip, Explanation, FloatArray, InputError, Log, Plan
 from drive_wm.world.decode import Stream
+from drive_wm.world.reasons import SIGNAL, is_signal
 
 TRIED = 4  # agents whose removal is tried on the model's plan, beside those it names
 GOING = ("speed up", "keep")  # what is told to a model that would not, and the opposite to one that would
@@ -59,7 +60,7 @@ class MomentResult:
 
 def cause_ids(explanation: Explanation) -> set[str]:
     names = {owner_id(c.agent_id) for c in explanation.causes if c.agent_id}
-    return {SIGNAL if name.startswith(("signal", "stop")) else name for name in names}
+    return {SIGNAL if is_signal(name) else name for name in names}
 
 
 def true_ids(effects: Iterable[Effect]) -> dict[str, float]:
@@ -67,7 +68,7 @@ def true_ids(effects: Iterable[Effect]) -> dict[str, float]:
     out: dict[str, float] = {}
     for effect in effects:
         for name in effect.ids:
-            key = SIGNAL if name.startswith(("signal", "stop")) else owner_id(name)
+            key = SIGNAL if is_signal(name) else owner_id(name)
             out[key] = max(out.get(key, 0.0), effect.size)
     return out
 

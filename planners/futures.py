@@ -17,8 +17,7 @@ from drive_wm.geometry import integrate_actions
 from drive_wm.model import DriveWM, rig_of
 from drive_wm.types import FloatArray, InputError
 from drive_wm.world.decode import Sampling, Stream, looked, next_agents, next_digits, next_step
-from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps
-from drive_wm.world.transformer import KeyValues, Span, joined
+from drive_wm.world.model import Seen, Segment, Steps
 from drive_wm.world.vocabulary import RANGES, special
 
 MODES = ("state", "token", "pixel")
@@ -124,16 +123,11 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
 # --- plans --------------------------------------------------------------------------------------------------------
 
 
-def _opened(model: DriveWM, stream: Stream, route: Tensor) -> tuple[Tensor, KeyValues]:
-    """<plan> behind the past -> its hidden (d,), and the keys and values of past and opening, batch 1."""
-    past = looked(model.world, stream)
+def _opened(model: DriveWM, stream: Stream, route: Tensor) -> tuple[Tensor, Seen, int]:
+    """<plan> behind the past -> its hidden (d,), what is then seen, of batch 1, and how many positions that is."""
     opening = torch.tensor([[special("<plan>")]], device=model.device)
-    hidden, keys = model.world.segment(Segment(opening, route), stream.last.first_step + 1, past)
-    return hidden[0, 0], joined(past, keys)
-
-
-def _time(stream: Stream) -> int:
-    return CAPTION_LENGTH + stream.last.first_step + 1
+    hidden, seen = model.world.expert(Segment(opening, route), looked(model.world, stream))
+    return hidden[0, 0], seen, seen.keys[0][0].shape[1]
 
 
 def _logits(model: DriveWM, hidden: Tensor, index: int) -> Tensor:
@@ -154,11 +148,10 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
     route: (1, F) as ``inputs.route_vector``. temperature 0 says the likeliest token each time.
     """
     expert, generator = model.world.expert, torch.Generator().manual_seed(seed)
-    length, time = 2 * model.world.config.plan_steps, _time(stream)
+    length = 2 * model.world.config.plan_steps
     bins, surety = [], []
     with torch.autocast(model.device.type, torch.bfloat16):
-        hidden, past = _opened(model, stream, route)
-        shared = past[0][0].shape[1]
+        hidden, seen, shared = _opened(model, stream, route)
         last = hidden.expand(count, -1)
         for i in range(length):
             logits = _logits(model, last, i)
@@ -167,11 +160,8 @@ def sample_plans(model: DriveWM, stream: Stream, route: Tensor, count: int, *, t
             bins.append(drawn)
             if i + 1 == length:
                 break
-            x = expert.table(drawn + _first_ids(model.device)[i % 2])[None]
-            positions = expert.positions(time + i + 1, 1, model.device)
-            spans = [Span(0, count, futures=count, shared=shared)]
-            out, keys = expert.transformer(x, positions.repeat(count, 1), spans, past)
-            past, last = joined(past, keys), out[0]
+            out, seen = expert.go_on((drawn + _first_ids(model.device)[i % 2])[:, None], seen, shared)
+            last = out[:, 0]
     actions = actions_of_bins(torch.stack(bins, 1).view(count, -1, 2).cpu())
     return actions.numpy(), torch.stack(surety, 1).mean(1).double().cpu().numpy()
 
@@ -189,14 +179,10 @@ def plan_likelihood(model: DriveWM, stream: Stream, route: Tensor, actions: Floa
     expert, (count, steps, _) = model.world.expert, actions.shape
     bins = action_bins(torch.from_numpy(np.asarray(actions))).to(model.device)
     ids = (bins + _first_ids(model.device)).view(count, 2 * steps)
-    length = 2 * steps - 1  # the last token is said, and not read
     with torch.autocast(model.device.type, torch.bfloat16):
-        hidden, past = _opened(model, stream, route)
-        spans = [Span(0, count * length, causal=True, futures=count, shared=past[0][0].shape[1])]
-        positions = expert.positions(_time(stream) + 1, length, model.device)
-        x = expert.table(ids[:, :-1]).reshape(1, count * length, -1)
-        out, _ = expert.transformer(x, positions.repeat(count, 1), spans, past)
-        states = torch.cat([hidden.expand(count, 1, -1), out.view(count, length, -1)], 1)
+        hidden, seen, shared = _opened(model, stream, route)
+        out, _ = expert.go_on(ids[:, :-1], seen, shared)  # the last token is said, and not read
+        states = torch.cat([hidden.expand(count, 1, -1), out], 1)
         said = [torch.log_softmax(_logits(model, states[:, i], i), -1).gather(-1, bins.view(count, -1)[:, i:i + 1])
                 for i in range(2 * steps)]
     return torch.cat(said, 1).mean(1).double().cpu().numpy()

@@ -11,11 +11,11 @@ from drive_wm.encoders.actions import CURVATURE_BINS, SPEED_BINS, action_bins, a
 from drive_wm.encoders.agents import apply_motion, motion_tokens, move_frame
 from drive_wm.encoders.rays import ray_features
 from drive_wm.encoders.text import decode_text, encode_text
-from drive_wm.types import CAUSE_KINDS, Cause, Explanation, InputError
+from drive_wm.types import AGENT_COLUMNS, CATEGORIES, CAUSE_KINDS, Cause, Explanation, InputError
 from drive_wm.world.decode import Sampling, answer_grammar, next_step, read_context, write_segment
 from drive_wm.world.inputs import caption_ids
 from drive_wm.world.model import Segment, Steps, WorldConfig, WorldModel
-from drive_wm.world.reasons import answer_ids, question_ids, read_answer, read_text
+from drive_wm.world.reasons import answer_ids, possible_causes, question_ids, read_about, read_answer, read_text
 from drive_wm.world.transformer import Cache, TransformerConfig
 from drive_wm.world.vocabulary import FRAME_START, RANGES, TABLE_SIZE, special
 
@@ -135,16 +135,28 @@ def test_id_ranges_are_disjoint_and_illegal_ids_raise() -> None:
 
 def test_an_answer_can_always_be_parsed(model: WorldModel) -> None:
     stream = read_context(model, caption_ids([None], torch.device("cpu")), some_steps(2))
-    grammar = answer_grammar([True, False, False, True], 2, 6)
-    for seed in range(10):
+    agents = np.zeros((4, 12))
+    agents[[0, 3], AGENT_COLUMNS.index("x_m")] = -5.0, 8.0
+    agents[0, AGENT_COLUMNS.index("category")] = CATEGORIES.index("pedestrian")
+    can = possible_causes(agents, np.array([True, False, False, True]))
+    assert can == [("pedestrian",), None, None, ("lead vehicle", "give way")]
+    grammar, forms = answer_grammar(can, 2, 6), set()
+    for seed in range(20):
         with torch.no_grad():
             ids = write_segment(model, stream, question_ids("Why?"), torch.zeros(1, 18), grammar, 15, temperature=2.0,
                                 generator=torch.Generator().manual_seed(seed))
-        if ids[0] == special("<text>"):
-            assert read_text(ids)
+        forms.add(ids[0])
+        if ids[0] == special("<causes>"):
+            about = read_about(ids, ("a", "", "", "d"))
+            assert read_text(ids) and list(about) == [name for name in ("a", "d", "signal") if name in about]
             continue
-        made = read_answer(ids, "Why?", np.zeros((4, 12)), ("a", "", "", "d"))
-        assert made.text and all(c.agent_id in ("a", "d", "signal", None) for c in made.causes)
+        made = read_answer(ids, "Why?", agents, ("a", "", "", "d"))
+        assert made.text
+        for cause in made.causes:
+            meant = {"pedestrian": ("a",), "lead vehicle": ("d",), "give way": ("d",), "red light": ("signal", None),
+                     "stop sign": ("signal", None)}
+            assert cause.kind != "obstacle" and cause.agent_id in meant.get(cause.kind, (None,))
+    assert len(forms) == 2
 
 
 def test_a_segment_is_causal_and_uses_the_route(model: WorldModel) -> None:

@@ -82,7 +82,7 @@ def with_texts(log: Log, every_s: float = 2.0, seed: int = 0) -> Log:
         facts = Facts(log, log.start_us + int(round(at_s * 1e6)))
         span = (facts.at_us, min(facts.at_us + int(every_s * 1e6), log.end_us))
         texts.append(Text(*span, caption_of(facts)))
-        texts += [Text(*span, qa.answer, qa.question, qa.kind) for qa in qa_of(log, float(at_s), seed, facts=facts)]
+        texts += _asked(facts, span, seed)
     return replace(log, texts=log.texts + tuple(texts))
 
 
@@ -95,11 +95,15 @@ def taught(log: Log, every_s: float, valid_s: float, until_s: float = 1e9, round
     for at_s in np.arange(0.0, min((log.end_us - log.start_us) / 1e6 - 0.5, until_s), every_s):
         facts = Facts(log, log.start_us + int(round(at_s * 1e6)))
         span = facts.at_us, facts.at_us + int(valid_s * 1e6)
-        texts += [Text(*span, qa.answer, qa.question, qa.kind)
-                  for seed in range(rounds) for qa in qa_of(log, float(at_s), seed, facts=facts)]
+        texts += [text for seed in range(rounds) for text in _asked(facts, span, seed)]
         if facts.truth is not None:
             reasons[facts.at_us] = facts.truth
     return replace(log, texts=log.texts + tuple(texts), reasons=tuple(sorted(reasons.items())))
+
+
+def _asked(facts: Facts, span: tuple[int, int], seed: int) -> list[Text]:
+    return [Text(*span, qa.answer, qa.question, qa.kind, qa.evidence)
+            for qa in qa_of(facts.log, facts.at_s, seed, facts=facts)]
 
 
 __all__ = ["DISTRACTORS", "KINDS", "QA", "TEMPLATES", "Facts", "caption_of", "distracted", "qa_of", "taught",

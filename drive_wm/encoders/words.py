@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from functools import cache
 
@@ -17,24 +16,34 @@ KIND_WORDS = tuple({"object": "obstacle"}.get(category, category) for category i
 AHEAD_RAD, BESIDE_RAD = 0.45, 2.2
 SIDES = ("ahead", "on the left", "on the right", "behind")
 FARTHEST_M = 60  # the largest number that is one word
-SHADES = 16  # of red, green and blue, that colours are looked up by
 WORDS_OF_AN_AGENT = 5
 _X, _Y, _VX, _VY, _CATEGORY, _RED = (AGENT_COLUMNS.index(name) for name in ("x_m", "y_m", "vx_mps", "vy_mps",
                                                                             "category", "r"))
 
 
+PAINTS = ("black", "grey", "white", "brown", "red", "orange", "yellow", "green", "blue", "purple")
+HUES_DEG = (14, 38, 66, 170, 255, 335)  # where the next of the coloured paints begins, red once more at the end
+
+
 def color_name(rgb: Sequence[int]) -> str:
     """The everyday name of a paint."""
-    hue, lightness, saturation = colorsys.rgb_to_hls(*(v / 255 for v in rgb))
-    if lightness < 0.16:
-        return "black"
-    if saturation < 0.2 or lightness > 0.93:
-        return "white" if lightness > 0.75 else "grey" if lightness > 0.25 else "black"
-    degrees = hue * 360
-    if lightness < 0.3 and 15 < degrees < 45:
-        return "brown"
-    names = ((14, "red"), (38, "orange"), (66, "yellow"), (170, "green"), (255, "blue"), (335, "purple"), (361, "red"))
-    return next(name for limit, name in names if degrees < limit)
+    return PAINTS[int(color_index(torch.tensor(rgb)))]
+
+
+def color_index(rgb: Tensor) -> Tensor:
+    """(..., 3) in 0 to 255 -> (...) of PAINTS, by hue, lightness and saturation (Smith, 1978, as in ``colorsys``)."""
+    r, g, b = rgb.double().div(255).unbind(-1)
+    high, low = rgb.amax(-1).double() / 255, rgb.amin(-1).double() / 255
+    lightness, spread = (high + low) / 2, high - low
+    saturation = spread / torch.where(lightness <= 0.5, high + low, 2 - high - low).clamp(min=1e-9)
+    sixth = torch.where(r == high, (g - b) / spread, torch.where(g == high, 2 + (b - r) / spread, 4 + (r - g) / spread))
+    degrees = (sixth.nan_to_num() * 60) % 360
+    hue = torch.bucketize(degrees, torch.tensor(HUES_DEG, dtype=torch.float64, device=rgb.device), right=True)
+    index = torch.where(hue == len(HUES_DEG), 0, hue) + PAINTS.index("red")
+    index = torch.where((lightness < 0.3) & (degrees > 15) & (degrees < 45), PAINTS.index("brown"), index)
+    plain = torch.where(lightness > 0.75, 2, torch.where(lightness > 0.25, 1, 0))
+    index = torch.where((saturation < 0.2) | (lightness > 0.93), plain, index)
+    return torch.where(lightness < 0.16, 0, index)
 
 
 def side_of(bearing_rad: float) -> str:
@@ -46,22 +55,19 @@ def side_of(bearing_rad: float) -> str:
 
 def agent_words(agents: Tensor) -> Tensor:
     """(..., 12) AGENT_COLUMNS -> (..., WORDS_OF_AN_AGENT) ids in [0, TEXT_VOCABULARY), of single words."""
-    kinds, colors, sides, moves, numbers = (table.to(agents.device) for table in _tables())
+    kinds, paints, sides, moves, numbers = (table.to(agents.device) for table in _tables())
     x, y = agents[..., _X], agents[..., _Y]
     bearing = torch.atan2(y, x)
     side = torch.where(bearing > 0, 1, 2)
     side = torch.where(bearing.abs() < AHEAD_RAD, 0, torch.where(bearing.abs() > BESIDE_RAD, 3, side))
-    red, green, blue = (agents[..., _RED + i].div(256 / SHADES).long().clamp(0, SHADES - 1) for i in range(3))
     moving = (torch.hypot(agents[..., _VX], agents[..., _VY]) >= STANDING_MPS).long()
     metres = torch.hypot(x, y).round().long().clamp(0, FARTHEST_M)
-    return torch.stack([kinds[agents[..., _CATEGORY].long()], colors[(red * SHADES + green) * SHADES + blue],
+    return torch.stack([kinds[agents[..., _CATEGORY].long()], paints[color_index(agents[..., _RED:_RED + 3])],
                         sides[side], moves[moving], numbers[metres]], -1)
 
 
 @cache
 def _tables() -> tuple[Tensor, ...]:
-    middle = [int((i + 0.5) * 256 / SHADES) for i in range(SHADES)]
-    paints = [color_name((r, g, b)) for r in middle for g in middle for b in middle]
-    words = (KIND_WORDS, paints, [side.split()[-1] for side in SIDES], ("standing", "moving"),
+    words = (KIND_WORDS, PAINTS, [side.split()[-1] for side in SIDES], ("standing", "moving"),
              [str(n) for n in range(FARTHEST_M + 1)])
     return tuple(torch.tensor([word_id(word) for word in some]) for some in words)

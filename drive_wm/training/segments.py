@@ -4,7 +4,7 @@
     <question> words <decision> ... <end>                   to decide before there is a plan
     <plan> actions <question> words <decision> ... <end>    the act, then its reason (post hoc)
     <decision> two ids <plan> actions                       to act as told
-    <question> words <text> words <end>                     to answer, sometimes behind a plan
+    <question> words <causes> ... <text> words <end>        to answer, sometimes behind a plan
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drive_wm.encoders.text import QUESTIONS, decode_text
 from drive_wm.encoders.words import SIDES, agent_words
 from drive_wm.types import Clip, InputError
 from drive_wm.world.inputs import route_vector
-from drive_wm.world.model import Segment, WorldModel
+from drive_wm.world.model import Seen, Segment, WorldModel
 from drive_wm.world.reasons import answer_ids, decision_ids, plan_ids, question_ids, text_ids
 from drive_wm.world.vocabulary import RANGES, special
 
@@ -60,36 +60,40 @@ def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: i
         yield from (joined(plan, told), joined(said, plan)) if known else ()
     others = [t for t in asked if reason is None or t.text != reason.text]
     for k in rng.permutation(len(others))[:questions]:
+        text = others[k]
         try:
-            row = reply(str(others[k].question), text_ids(others[k].text))
+            row = reply(str(text.question), text_ids(text.text, text.about or (), visible), text.about is not None)
         except InputError:  # words of a foreign data set that are too long to be read
             continue
         yield joined(plan, row) if rng.random() < BEHIND_A_PLAN and known else row
-    for question, answer in drilled(clip, now, drills, rng):
-        yield reply(question, text_ids(answer))
+    for question, answer, name in drilled(clip, now, drills, rng):
+        yield reply(question, text_ids(answer, (name,), visible))
 
 
-def drilled(clip: Clip, now: int, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """At most so many questions about single agents of step ``now`` and their answers, in the words of the town's.
+def drilled(clip: Clip, now: int, count: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """At most so many questions about single agents of step ``now``, their answers, in the words of the town's, and
+    the agent's id.
 
     What links a question to an agent is learned from many examples or not at all; these cost nothing to make. They are
     about whoever has a slot, seen by a camera or not.
     """
-    rows = agent_words(torch.from_numpy(clip.agents[now][clip.agents_valid[now]]))
+    there = np.flatnonzero(clip.agents_valid[now])
+    rows = agent_words(torch.from_numpy(clip.agents[now][there]))
     told = [tuple(decode_text([i]).lower() for i in row) for row in rows.tolist()]
     where = {side.split()[-1]: side for side in SIDES}
-    out: list[tuple[str, str]] = []
-    for kind, color, side, moving, metres in told:
+    out: list[tuple[str, str, str]] = []
+    for i, (kind, color, side, moving, metres) in zip(there, told):
+        name = clip.agent_ids[i]
         alike = [sum(all(row[i] == mine for i, mine in pairs) for row in told) for pairs in (
             ((0, kind), (2, side)), ((0, kind), (1, color)), ((0, kind), (1, color), (2, side)))]
         if alike[0] == 1:
-            out.append((f"Which colour is the {kind} {where[side]}?", f"It is {color}."))
+            out.append((f"Which colour is the {kind} {where[side]}?", f"It is {color}.", name))
         if alike[1] == 1:
-            out.append((f"Where is the {color} {kind}?", f"It is {where[side]}."))
+            out.append((f"Where is the {color} {kind}?", f"It is {where[side]}.", name))
         if alike[2] == 1:
             thing = f"{color} {kind} {where[side]}"
-            out += [(f"How far is the {thing}?", f"It is {metres} metre{'' if metres == '1' else 's'} away."),
-                    (f"Is the {thing} moving?", f"{'Yes' if moving == 'moving' else 'No'}, it is {moving}.")]
+            out += [(f"How far is the {thing}?", f"It is {metres} metre{'' if metres == '1' else 's'} away.", name),
+                    (f"Is the {thing} moving?", f"{'Yes' if moving == 'moving' else 'No'}, it is {moving}.", name)]
     return [out[i] for i in rng.permutation(len(out))[:count]]
 
 
@@ -101,9 +105,13 @@ def plan_row(sample: Sample, now: int, plan_steps: int) -> Row:
     return ids, [*([True] * (len(ids) - 1)), False]
 
 
-def reply(question: str, answer: list[int]) -> Row:
+def reply(question: str, answer: list[int], grounded: bool = True) -> Row:
+    """grounded: it is known what the answer is about; where it is not, pointing is not learned."""
     asked = question_ids(question)
-    return [*asked, *answer], [*([False] * (len(asked) - 1)), *([True] * len(answer)), False]
+    learned = [*([False] * (len(asked) - 1)), *([True] * len(answer)), False]
+    if not grounded:
+        learned[len(asked)] = False
+    return [*asked, *answer], learned
 
 
 def joined(first: Row, second: Row) -> Row:
@@ -123,11 +131,12 @@ def padded(rows: Sequence[tuple[int, Row]], routes: Tensor) -> Segment:
     return Segment(out, routes[of], loss_on, of)
 
 
-def segment_losses(model: WorldModel, hidden: Tensor, segment: Segment) -> Tensor:
-    """Cross-entropy of each next id where ``loss_on`` says so, (number of those,). hidden: (B, N, d)."""
+def segment_losses(model: WorldModel, seen: Seen, segment: Segment) -> Tensor:
+    """Cross-entropy of each next id where ``loss_on`` says so, (number of those,). seen: before the segment."""
     assert segment.loss_on is not None
     rows = segment.loss_on[:, :-1]
-    logits = model.expert.head(hidden[:, :-1][rows])
+    hidden, seen = model.expert(segment, seen)
+    logits = model.expert.head(hidden[:, :-1], seen)[rows]
     return F.cross_entropy(logits.float(), segment.ids[:, 1:][rows], reduction="none")
 
 

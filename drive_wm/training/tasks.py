@@ -202,8 +202,7 @@ class WorldTask(Task[WorldModel]):
         losses, plans = [], []
         for segment in segments_of(batch, now, self.network.config.plan_steps, self.run.questions, self.run.drills,
                                    self.seed * 7919 + self.done, self.device):
-            hidden, _ = self.network.segment(segment, steps.first_step + now + 1, seen)
-            losses.append(segment_losses(self.network, hidden, segment))
+            losses.append(segment_losses(self.network, seen, segment))
             assert segment.loss_on is not None
             plans.append(is_plan(segment)[segment.loss_on[:, :-1]])
         if not sum(map(len, losses)):  # no pose ahead, and nothing said

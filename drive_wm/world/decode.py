@@ -6,18 +6,19 @@ Axes as in ``world.model``. A ``Stream`` is a scene being continued: its cache, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from drive_wm.encoders.agents import apply_motion
-from drive_wm.types import LONGITUDINAL, ByteArray, InputError, Rig
+from drive_wm.types import CAUSE_KINDS, LONGITUDINAL, ByteArray, InputError, Rig
 from drive_wm.world.inputs import caption_ids
-from drive_wm.world.model import CAPTION_LENGTH, Segment, Steps, WorldModel
-from drive_wm.world.transformer import Cache, KeyValues, Span, joined
-from drive_wm.world.vocabulary import RANGES, TABLE_SIZE, legal, special
+from drive_wm.world.model import Seen, Segment, Steps, WorldModel
+from drive_wm.world.reasons import AGENT_CAUSES, MAX_ABOUT, SIGNAL_CAUSES
+from drive_wm.world.transformer import Cache, KeyValues
+from drive_wm.world.vocabulary import POINT_NOTHING, POINT_SIGNAL, POINTERS, RANGES, TABLE_SIZE, legal, special
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Stream:
     hidden: Tensor
     rig: Rig | None = None
     pictures: list[ByteArray] | None = None
-    looked: KeyValues | None = None  # what tasks see of it, once one was given
+    looked: Seen | None = None  # what tasks see of it, once one was given
 
 
 def read_context(model: WorldModel, caption: Tensor, steps: Steps) -> Stream:
@@ -290,34 +291,32 @@ def write_segments(model: WorldModel, stream: Stream, openings: Sequence[list[in
     return out
 
 
-def looked(model: WorldModel, stream: Stream) -> KeyValues:
+def looked(model: WorldModel, stream: Stream) -> Seen:
     """What every task segment at the end of the stream sees, made once."""
     if stream.looked is None:
-        stream.looked = model.look(stream.last, stream.cache.past())
+        past = stream.cache.past()
+        assert past is not None  # a stream has read a step
+        stream.looked = model.look(stream.last, past)
     return stream.looked
 
 
 def _write(model: WorldModel, stream: Stream, openings: list[list[int]], route: Tensor, grammar: Grammar, most: int,
            temperature: float, generator: torch.Generator) -> list[list[int]]:
     count, device, expert = len(openings), route.device, model.expert
-    time = CAPTION_LENGTH + stream.last.first_step + 1
-    past = [(k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in looked(model, stream)]
-    fresh = torch.tensor(openings, device=device)
-    hidden, keys = expert(Segment(fresh, route.expand(count, -1)), time, past)
-    done, out = fresh.shape[1], [[] for _ in openings]  # type: int, list[list[int]]
+    alike = torch.zeros(count, dtype=torch.long, device=device)
+    opening = Segment(torch.tensor(openings, device=device), route.expand(count, -1), of=alike)
+    hidden, seen = expert(opening, looked(model, stream))
+    out: list[list[int]] = [[] for _ in openings]
     while True:
-        past = joined(past, keys)
         allowed = torch.stack([grammar(ids) for ids in out]).to(device)
-        logits = expert.head(hidden[:, -1]).float().masked_fill(~allowed, -math.inf)
+        logits = expert.head(hidden[:, -1:], seen)[:, 0].float().masked_fill(~allowed, -math.inf)
         chosen = _draw(logits, temperature, generator)
         for ids, one in zip(out, chosen.tolist()):
             if not _ended(ids):
                 ids.append(one)
         if len(max(out, key=len)) >= most or all(map(_ended, out)):
             return out
-        hidden, keys = expert.transformer(expert.table(chosen[:, None]), expert.positions(time + done, 1, device),
-                                          [Span(0, 1)], past)
-        done += 1
+        hidden, seen = expert.go_on(chosen[:, None], seen)
 
 
 def _ended(ids: list[int]) -> bool:
@@ -328,29 +327,41 @@ def plan_grammar(out: list[int]) -> Tensor:
     return legal(("future_speed",) if len(out) % 2 == 0 else ("future_curvature",))
 
 
-def answer_grammar(slots_used: list[bool], max_causes: int, max_text: int,
-                   forms: tuple[str, ...] = ("<decision>", "<text>"),
+def answer_grammar(agents: Sequence[Sequence[str] | None], max_causes: int, max_text: int, *,
+                   forms: tuple[str, ...] = ("<decision>", "<causes>"),
                    longitudinal: Sequence[str] = LONGITUDINAL) -> Grammar:
-    """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, <end>; or <text>, words, <end>.
+    """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, <end>; or <causes>, pointers, <text>, words,
+    <end>.
 
-    The words of a decision are rendered from what is typed, and not said. Empty agent slots cannot be pointed to.
+    agents: of each slot the causes that its agent can be (``reasons.possible_causes``), None where it is empty. The
+    words of a decision are rendered from what is typed, and not said. Pointers of words come in the order of slots.
     longitudinal: the decisions that may be stated.
     """
     stated = [_one_of("longitudinal", LONGITUDINAL, longitudinal), legal(("lateral",))]
+    pointed = {kind: _pointers(range(POINT_SIGNAL, POINTERS) if kind in SIGNAL_CAUSES else
+                               [i for i, can in enumerate(agents) if can and kind in can] if kind in AGENT_CAUSES else
+                               [POINT_NOTHING]) for kind in CAUSE_KINDS}
+    causes = _one_of("cause", CAUSE_KINDS, [kind for kind in CAUSE_KINDS if pointed[kind].any()])
+    there = [i for i, can in enumerate(agents) if can is not None] + [POINT_SIGNAL]
+    to_text = legal((), ("<text>",))
 
     def grammar(out: list[int]) -> Tensor:
         n = len(out)
         if n == 0:
             return legal((), forms)
+        decides = out[0] == special("<decision>")
         if special("<text>") in out:
             words = n - out.index(special("<text>")) - 1
-            return legal((), ("<end>",)) if words >= max_text or _ended(out) or out[0] == special("<decision>") else \
+            return legal((), ("<end>",)) if words >= max_text or _ended(out) or decides else \
                 legal(("text",), ("<end>",) if words else ())
+        if not decides:
+            last = out[-1] - RANGES["pointer"].start if n > 1 else -1
+            return to_text if n > MAX_ABOUT else to_text | _pointers([i for i in there if i > last])
         if n < 4:
             return legal((), ("<causes>",)) if n == 3 else stated[n - 1]
         if n % 2 == 1:
-            return _pointers(slots_used)
-        return legal((), ("<text>",)) if (n - 4) // 2 >= max_causes else legal(("cause",), ("<text>",))
+            return pointed[CAUSE_KINDS[out[-1] - RANGES["cause"].start]]
+        return to_text if (n - 4) // 2 >= max_causes else to_text | causes
     return grammar
 
 
@@ -361,9 +372,8 @@ def _one_of(name: str, words: Sequence[str], some: Sequence[str]) -> Tensor:
     return mask
 
 
-def _pointers(slots_used: list[bool]) -> Tensor:
+def _pointers(some: Iterable[int]) -> Tensor:
     mask = torch.zeros(TABLE_SIZE, dtype=torch.bool)
-    start = RANGES["pointer"].start
-    for slot in range(RANGES["pointer"].size):
-        mask[start + slot] = slot >= len(slots_used) or slots_used[slot]
+    for slot in some:
+        mask[RANGES["pointer"].start + slot] = True
     return mask

@@ -20,11 +20,12 @@ from drive_wm.encoders import agents as agent_codec
 from drive_wm.encoders import rays as ray_codec
 from drive_wm.encoders.actions import action_bins, action_features
 from drive_wm.tokenizer.fsq import FSQ, FSQConfig
-from drive_wm.world.expert import ROUTE_POINTS, Segment, TaskExpert
+from drive_wm.world.expert import ROUTE_POINTS, Seen, Segment, TaskExpert
 from drive_wm.world.transformer import KeyValues, RMSNorm, Span, Transformer, TransformerConfig
 from drive_wm.world.vocabulary import MAX_AGENTS, RANGES, TABLE_SIZE, special
 
 CAPTION_LENGTH = 6
+STATES = 4  # steps whose actions and agents tasks can see
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class WorldModel(nn.Module):
         if segment is None:
             return hidden, None
         last = steps.part(hidden.shape[1] - 1, hidden.shape[1])
-        return hidden, self.segment(segment, last.first_step + 1, self.look(last, keys))[0]
+        return hidden, self.expert(segment, self.look(last, keys))[0]
 
     def read(self, caption: Tensor, steps: Steps) -> tuple[Tensor, KeyValues]:
         """All steps at once, block-causal -> hidden (B, T, S, d), and keys and values of caption and steps."""
@@ -256,19 +257,21 @@ class WorldModel(nn.Module):
         hidden, keys = self.transformer(torch.cat([self.table(caption), x.flatten(1, 2)], 1), positions, spans)
         return hidden[:, length:].unflatten(1, (t, s)), keys
 
-    def look(self, last: Steps, past: KeyValues | None) -> KeyValues:
+    def look(self, last: Steps, past: KeyValues) -> Seen:
         """What the expert sees behind the step ``last`` (T = 1), which ``past`` ends with; see ``TaskExpert.look``.
 
-        Of the past it reads the last step alone, which has read all others: a quarter of the work, or less.
+        Of the frames it reads the last alone, which has read all others, and of the last STATES steps their actions
+        and agents: less than half the work.
         """
-        length = 2 + last.agents.shape[2] + last.digits.shape[2]
-        newest = None if past is None else [(k[:, -length:], v[:, -length:]) for k, v in past]
+        state = 2 + last.agents.shape[2]
+        length = state + last.digits.shape[2]
+        total = past[0][0].shape[1]
+        back = total - torch.arange(total, device=past[0][0].device)  # places from the end, 1 and more
+        steps = min(total // length, STATES)
+        rows = ((back <= length) | ((back <= steps * length) & (-back % length < state))).nonzero()[:, 0]
         time = CAPTION_LENGTH + last.first_step + 1
-        return self.expert.look(last.agents[:, 0], last.agents_valid[:, 0], time, newest)
-
-    def segment(self, segment: Segment, step: int, seen: KeyValues | None) -> tuple[Tensor, KeyValues]:
-        """A task segment at the time of ``step``, behind what ``look`` gave; see ``TaskExpert``."""
-        return self.expert(segment, CAPTION_LENGTH + step, seen)
+        return self.expert.look(last.agents[:, 0], last.agents_valid[:, 0], time,
+                                [(k[:, rows], v[:, rows]) for k, v in past])
 
     def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None,
              told: Tensor | None = None) -> tuple[Tensor, KeyValues, Tensor]:
@@ -306,5 +309,5 @@ class WorldModel(nn.Module):
         return list(self.frame_head(hidden).split(self.config.fsq.all_levels, -1))
 
 
-__all__ = ["CAPTION_LENGTH", "ROUTE_POINTS", "LayoutEncoder", "MotionPrior", "Segment", "Steps", "WorldConfig",
+__all__ = ["CAPTION_LENGTH", "ROUTE_POINTS", "LayoutEncoder", "MotionPrior", "Seen", "Segment", "Steps", "WorldConfig",
            "WorldModel"]
