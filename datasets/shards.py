@@ -47,6 +47,7 @@ class ShardSpec:
     min_steps: int = 8
     codec: str = "none"  # "lz4" or "zstd" where a disk or a network is slower than a core
     questions_every_s: float = 0.0  # of a town log; 0 is none. See ``language.taught``
+    carried: bool = True  # with tokens, what each frame shows of the next too; the task expert does not need it
 
 
 class FrameCodec(Protocol):
@@ -83,7 +84,8 @@ def clips_of(log: Log, spec: ShardSpec) -> Iterable[tuple[Clip, FloatArray]]:
         yield clip, route_ahead(log, clip.ego)
 
 
-def tokenized(clip: Clip, tokenizer: FrameCodec | None, drawn: Sequence[Drawn | None] = ()) -> Clip:
+def tokenized(clip: Clip, tokenizer: FrameCodec | None, drawn: Sequence[Drawn | None] = (),
+              carry: bool = True) -> Clip:
     """The clip with digits in place of its frames, and of what each shows of the next; itself without a tokenizer.
 
     drawn: what is known of every step, so that frames are carried along its depth too. Carried is what the tokens stand
@@ -93,6 +95,8 @@ def tokenized(clip: Clip, tokenizer: FrameCodec | None, drawn: Sequence[Drawn | 
     if tokenizer is None:
         return clip
     digits = {name: tokenizer.encode(clip.frames[name]) for name in clip.rig.names}
+    if not carry:
+        return replace(clip, frames={}, digits=digits)
     shown = {name: tokenizer.decode(digits[name]) for name in clip.rig.names}
     reprojector = Reprojector(clip.rig)
     twice = np.random.default_rng(zlib.crc32(clip.log_id.encode())).random(len(clip.timestamps_us)) < CARRIED_TWICE
@@ -142,8 +146,8 @@ def _pack_one(job: tuple[str, str], out: Path, spec: ShardSpec, tokenizer: Frame
     log = load_fit(open_source(source), log_id)
     for phase, (clip, route) in enumerate(clips_of(log, spec)):
         name = f"{stem}.{phase}.safetensors"
-        drawn = draw_clip(log, clip) if tokenizer and spec.layout else ()
-        write_shard(tokenized(clip, tokenizer, drawn), route, source, out / name,
+        drawn = draw_clip(log, clip) if tokenizer and spec.layout and spec.carried else ()
+        write_shard(tokenized(clip, tokenizer, drawn, spec.carried), route, source, out / name,
                     weight=float(log.metadata.get("weight", 1.0)),
                     tokenizer=tokenizer.fingerprint if tokenizer else "", lineage=log.metadata.get("lineage"),
                     codec=spec.codec)
@@ -161,7 +165,7 @@ def _repack_one(job: tuple[str, str], out: Path, spec: ShardSpec, tokenizer: Fra
         if tokenizer is not None and clip.digits is not None:
             raise InputError(f"{shard.path}: holds tokens already; give the shards with the frames")
         kept = tokenizer.fingerprint if tokenizer else shard.facts.tokenizer
-        write_shard(tokenized(clip, tokenizer), route, shard.meta["source"], out / name, weight=shard.facts.weight,
+        write_shard(tokenized(clip, tokenizer, carry=spec.carried), route, shard.meta["source"], out / name, weight=shard.facts.weight,
                     tokenizer=kept, lineage=shard.meta.get("lineage"), codec=spec.codec)
     return [name]
 

@@ -17,9 +17,12 @@ from drive_wm.media import FONT, Color, TopView, draw_boxes_in_camera, draw_topd
 from drive_wm.render import AgentBoxes, agents_at, signals_at
 from drive_wm.scene import Scene
 from drive_wm.types import BoolArray, ByteArray, Camera, Clip, Explanation, FloatArray, Log
+from drive_wm.world.reasons import SIGNAL
 
 ZOOM = 2  # of small frames in pictures
-MARK_COLORS: tuple[Color, ...] = ((213, 94, 0), (0, 114, 178), (204, 121, 167))  # Okabe and Ito: colour-blind safe
+# of causes, then of what an answer is about; Okabe and Ito: colour-blind safe
+MARK_COLORS: tuple[Color, ...] = ((213, 94, 0), (0, 114, 178), (204, 121, 167), (86, 180, 233))
+ABOUT_COLOR: Color = (230, 159, 0)
 LIGHT_LWH_M = np.array([0.7, 0.7, 1.3])  # of the box around a light's head
 WHITE: Color = (255, 255, 255)
 
@@ -82,7 +85,7 @@ def finer(log: Log, width: int) -> Log:
 
 @dataclass(frozen=True)
 class Mark:
-    """What a cause points to: its name and a box. xyzyaw: (4,) world, of the box's centre. lwh_m: (3,)."""
+    """What a cause or an answer points to: its name and a box. xyzyaw: (4,) world, of the box's centre. lwh_m: (3,)."""
 
     label: str
     color: Color
@@ -96,16 +99,18 @@ class Mark:
 
 
 def marks_of(scene: Scene, made: Explanation) -> list[Mark]:
-    """A mark for each cause that points at an agent, or at the light ahead, and is there to be pointed at."""
+    """A mark for each cause, and for whom the answer is about, that is there to be pointed at: agents, and the light
+    ahead."""
     boxes, marks = agents_at(scene.log, scene.now_us), []
-    for cause, color in zip(made.causes, MARK_COLORS):
-        if cause.agent_id in boxes.ids:
-            i = boxes.ids.index(str(cause.agent_id))
-            marks.append(Mark(cause.kind, color, boxes.xyzyaw[i], boxes.lwh_m[i]))
-        elif cause.agent_id:
+    pointed = [(cause.kind, color, cause.agent_id) for cause, color in zip(made.causes, MARK_COLORS)]
+    for label, color, name in [*pointed, *(("answer", ABOUT_COLOR, name) for name in made.about)]:
+        if name in boxes.ids:
+            i = boxes.ids.index(str(name))
+            marks.append(Mark(label, color, boxes.xyzyaw[i], boxes.lwh_m[i]))
+        elif name:
             ahead = Facts(scene.log, scene.now_us).signal
-            marks += [Mark(cause.kind, color, np.array([*s.position_m, s.yaw_rad]), LIGHT_LWH_M)
-                      for s in scene.log.signals if s.id == (ahead if cause.agent_id == "signal" else cause.agent_id)]
+            marks += [Mark(label, color, np.array([*s.position_m, s.yaw_rad]), LIGHT_LWH_M)
+                      for s in scene.log.signals if s.id == (ahead if name == SIGNAL else name)]
     return marks
 
 

@@ -37,6 +37,7 @@ from drive_wm.use.answers import driver_reason
 from drive_wm.use.future import Future
 from drive_wm.use.html import beside, chip, columns, img, legend, of_size, page, table, titled
 from drive_wm.use.pictures import (
+    ABOUT_COLOR,
     MARK_COLORS,
     Mark,
     above,
@@ -157,7 +158,8 @@ class Answer:
         made = self.explanation
         causes = "".join(f"<li>{chip(color)}{escape(say_cause(c))}</li>" for c, color in zip(made.causes, MARK_COLORS))
         fit = "which the plan does too" if self.said.consistent else f"while the plan is to {self.said.course}"
-        return (f"<p class='question'>{escape(made.question or '')}</p><p class='answer'>{escape(made.text)}</p>"
+        about = chip(ABOUT_COLOR) if made.about else ""
+        return (f"<p class='question'>{escape(made.question or '')}</p><p class='answer'>{about}{escape(made.text)}</p>"
                 f"<p><b>{escape(made.longitudinal)}, {escape(made.lateral)}</b>, {fit}.</p>"
                 f"<ol>{causes}</ol>")
 

@@ -3,8 +3,9 @@
 It attends to the keys and values that the world model left of what it has read, to the agents of the last step, which
 it embeds anew with the pointers to their slots and with the words that people have for them (to point at a slot one
 must see which it is; to speak of a red car one must know that it is called so), and to its own segment. A pointer in a
-segment stands for the agent itself, read or said: who has red and car in it is found by a question's red and car. The world model never attends to any of this (a mixture of transformers, as in pi0
-and BAGEL). So plans and words can be taught, and taught anew, without changing one generated frame.
+segment stands for the agent itself, read or said: who has red and car in it is found by a question's red and car. The
+world model never attends to any of this (a mixture of transformers, as in pi0 and BAGEL). So plans and words can be
+taught, and taught anew, without changing one generated frame.
 Axes: B segments, N ids of each, A agents, d width.
 """
 
