@@ -165,8 +165,8 @@ def _repack_one(job: tuple[str, str], out: Path, spec: ShardSpec, tokenizer: Fra
         if tokenizer is not None and clip.digits is not None:
             raise InputError(f"{shard.path}: holds tokens already; give the shards with the frames")
         kept = tokenizer.fingerprint if tokenizer else shard.facts.tokenizer
-        write_shard(tokenized(clip, tokenizer, carry=spec.carried), route, shard.meta["source"], out / name, weight=shard.facts.weight,
-                    tokenizer=kept, lineage=shard.meta.get("lineage"), codec=spec.codec)
+        write_shard(tokenized(clip, tokenizer, carry=spec.carried), route, shard.meta["source"], out / name,
+                    weight=shard.facts.weight, tokenizer=kept, lineage=shard.meta.get("lineage"), codec=spec.codec)
     return [name]
 
 

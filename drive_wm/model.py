@@ -30,6 +30,7 @@ from drive_wm.geometry import integrate_actions
 from drive_wm.reproject import Drawn, Reprojector, same_agents
 from drive_wm.tokenizer.model import FrameTokenizer, TokenizerConfig
 from drive_wm.types import (
+    LATERAL,
     LONGITUDINAL,
     BoolArray,
     ByteArray,
@@ -389,8 +390,8 @@ class DriveWM:
                 temperature: float = 0.0) -> Explanation:
         """The model's decision, its typed causes, and the answer to a question about the scene's last moment.
 
-        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc, and of
-        speed it can only say what the plan looks like (``drive_wm.decisions``). With ``before_plan`` it is made first,
+        The decision is that of ``plan``, by default the one that the model makes here, so it is post hoc, and it can
+        only say what the plan looks like (``drive_wm.decisions``). With ``before_plan`` it is made first,
         of all that there are, and ``DriveWM.plan(decision=...)`` carries it out. What does not ask for a
         decision, such as "How many cars do you see?", is answered in ``text`` beside it. scene: a `scene.Scene`, whose
         route is taken, or a clip of the past.
@@ -399,13 +400,14 @@ class DriveWM:
         stream = stream or self.read(clip)
         opening: list[int] = []
         possible: Sequence[str] = LONGITUDINAL
+        sides: Sequence[str] = LATERAL
         if not before_plan:
             made = plan or self.plan(clip, route, stream=stream, seed=seed, temperature=temperature)
             if made.actions is None:
                 raise InputError("the plan has no actions; only a plan of speeds and curvatures can be explained")
             opening = plan_ids(made.actions)
-            course, _ = course_of(made.actions, made.trajectory, _speed(clip), route)
-            possible = [word for word in LONGITUDINAL if agrees(word, course)]
+            course, side = course_of(made.actions, made.trajectory, _speed(clip), route)
+            possible, sides = [word for word in LONGITUDINAL if agrees(word, course)], [side]
         agents, names = _slots(clip)
         generator = torch.Generator().manual_seed(seed)
 
@@ -413,7 +415,7 @@ class DriveWM:
             with self._autocast():
                 return write_segment(self.world, stream, opening + question_ids(question), self._route(clip, route),
                                      answer_grammar(agents, MAX_CAUSES, MAX_TEXT_TOKENS, forms=forms,
-                                                    longitudinal=possible),
+                                                    longitudinal=possible, lateral=sides),
                                      MOST_IDS, temperature=temperature, generator=generator)
 
         ids = written(question, "<decision>", "<causes>")

@@ -126,7 +126,7 @@ def _tokens(model: DriveWM, stream: Stream, actions: FloatArray, sampling: Sampl
 def _opened(model: DriveWM, stream: Stream, route: Tensor) -> tuple[Tensor, Seen, int]:
     """<plan> behind the past -> its hidden (d,), what is then seen, of batch 1, and how many positions that is."""
     opening = torch.tensor([[special("<plan>")]], device=model.device)
-    hidden, seen = model.world.expert(Segment(opening, route), looked(model.world, stream))
+    hidden, seen = model.world.expert(Segment(opening), looked(model.world, stream, route))
     return hidden[0, 0], seen, seen.keys[0][0].shape[1]
 
 

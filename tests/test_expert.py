@@ -15,12 +15,14 @@ from drive_wm.datasets.language.reasons import by_intervention
 from drive_wm.datasets.shards import Sample, ShardSpec, WindowSampler, build_shards, find_shards
 from drive_wm.datasets.town import generate
 from drive_wm.datasets.town.causes import Effect, owner_id
+from drive_wm.encoders.agents import route_features
 from drive_wm.encoders.text import decode_text
 from drive_wm.encoders.words import agent_words
+from drive_wm.geometry import project_to_polyline
 from drive_wm.model import DriveWM, ModelConfig
 from drive_wm.presets import small, transformer
 from drive_wm.tokenizer.model import TokenizerConfig
-from drive_wm.training.segments import drilled, plan_row, reply, rows_of, segments_of
+from drive_wm.training.segments import drilled, plan_row, reply, routes_at, rows_of, segments_of
 from drive_wm.training.train import train_world
 from drive_wm.types import Cause, Explanation, InputError, Log, Text
 from drive_wm.world.decode import answer_grammar, looked, read_context, write_segment, write_segments
@@ -30,6 +32,7 @@ from drive_wm.world.model import WorldConfig
 from drive_wm.world.reasons import MOST_IDS, answer_ids, decision_ids, plan_ids, question_ids, read_text, text_ids
 from drive_wm.world.vocabulary import special
 
+ROUTE = torch.zeros(1, 18)
 SMALL = ModelConfig(TokenizerConfig(channels=(8, 8, 16, 16), decoder_blocks=1),
                     WorldConfig(transformer(64, 2), window=4, layout_channels=8))
 DRIVE = "town:7"
@@ -142,6 +145,24 @@ def test_what_is_not_known_is_not_learned(log: Log) -> None:
     assert reply("Why?", text_ids("no"), grounded=False)[1] == [False, False, True, False, True, True, False]
 
 
+def test_causes_are_learned_where_they_are_true(log: Log) -> None:
+    asked = sample(log)
+    unasked = replace(asked, clip=replace(asked.clip, texts=()))
+    causes = [sum(special("<causes>") in ids for ids, _ in rows_of(one, 3, 8, 0, 0, np.random.default_rng(0)))
+              for one in (asked, unasked)]
+    decided = [ids for ids, _ in rows_of(unasked, 3, 8, 0, 0, np.random.default_rng(0)) if special("<question>") in ids]
+    assert causes == [2, 0] and len(decided) == 2 and all(ids[-3] == special("<decision>") for ids in decided)
+
+
+def test_a_sentence_on_another_scene_changes_no_answer(log: Log) -> None:
+    one, aside = sample(log), "It is a nice day."
+    plain, beside = (list(rows_of(one, 3, 8, 20, 5, np.random.default_rng(2), said)) for said in ((), [aside]))
+    words = question_ids(aside)
+    longer = [ids for ids, _ in beside if ids[:len(words)] == words]
+    assert 0 < len(longer) < len(beside) / 2 and not any(ids[:len(words)] == words for ids, _ in plain)
+    assert all(special("<end>") == ids[-1] and special("<causes>") in ids for ids in longer)
+
+
 def test_questions_too_long_to_read_are_passed_over(log: Log) -> None:
     one = sample(log)
     at = int(one.clip.timestamps_us[3])
@@ -158,14 +179,13 @@ def test_segments_stand_behind_their_own_clips(model: DriveWM, log: Log) -> None
     caption = caption_ids([None, None], torch.device("cpu"))
     with torch.no_grad():
         _, keys = model.world.read(caption, steps)
-        seen = model.world.look(steps.part(3, 4), keys)
+        seen = model.world.look(steps.part(3, 4), keys, routes_at(batch, 3, torch.device("cpu")))
         for segment in segments:
             assert segment.of is not None
             hidden, _ = model.world.expert(segment, seen)
             for k in (0, len(segment.ids) - 1):
                 i = int(segment.of[k])
-                alone, _ = model.world.expert(Segment(segment.ids[k:k + 1], segment.route[k:k + 1]),
-                                              seen.of(torch.tensor([i])))
+                alone, _ = model.world.expert(Segment(segment.ids[k:k + 1]), seen.of(torch.tensor([i])))
                 assert torch.allclose(hidden[k], alone[0], atol=1e-4)
 
 
@@ -201,9 +221,9 @@ def test_reasons_come_before_or_after_the_plan(model: DriveWM, log: Log) -> None
     plan = model.plan(clip, decision=("stop", "keep"))
     assert plan.actions is not None and plan.actions.shape == (8, 2)
     with torch.no_grad():  # what is told is seen by what is planned
-        past = looked(model.world, model.read(clip))
-        told = [model.world.expert(Segment(torch.tensor([[*decision_ids(d, "keep"), special("<plan>")]]),
-                                           torch.zeros(1, 18)), past)[0][0, -1] for d in ("stop", "speed up")]
+        past = looked(model.world, model.read(clip), ROUTE)
+        told = [model.world.expert(Segment(torch.tensor([[*decision_ids(d, "keep"), special("<plan>")]])),
+                                   past)[0][0, -1] for d in ("stop", "speed up")]
     assert not torch.allclose(told[0], told[1])
     for decision in (("fly", "keep"), ("stop", "up")):
         with pytest.raises(InputError, match="expected one of"):
@@ -218,12 +238,12 @@ def test_it_sees_which_agent_has_which_slot(model: DriveWM, log: Log) -> None:
     assert clip.agents_valid[-1, :2].all()
     order = [1, 0, *range(2, 16)]
     other = replace(clip, agents=clip.agents[:, order], agents_valid=clip.agents_valid[:, order])
-    asked = Segment(torch.tensor([question_ids("Why?")]), torch.zeros(1, 18))
+    asked = Segment(torch.tensor([question_ids("Why?")]))
     hidden = []
     with torch.no_grad():
         for one in (clip, other):
             steps = steps_from_clips([one], model.tokenizer, torch.device("cpu"), 16)
-            frames, said = model.world(caption_ids([None], torch.device("cpu")), steps, asked)
+            frames, said = model.world(caption_ids([None], torch.device("cpu")), steps, asked, ROUTE)
             assert said is not None
             hidden.append((model.world.frame_hidden(frames), said))
     assert torch.allclose(hidden[0][0], hidden[1][0], atol=1e-4) and not torch.allclose(hidden[0][1], hidden[1][1],
@@ -244,10 +264,10 @@ def test_frames_do_not_know_of_it(model: DriveWM, log: Log) -> None:
     caption = caption_ids([None], torch.device("cpu"))
     with torch.no_grad():
         alone, _ = model.world(caption, steps)
-        beside, said = model.world(caption, steps, Segment(torch.tensor([question_ids("Why?")]), torch.zeros(1, 18)))
+        beside, said = model.world(caption, steps, Segment(torch.tensor([question_ids("Why?")])), ROUTE)
         stream = read_context(model.world, caption, steps)
-        one, _ = model.world.expert(Segment(torch.tensor([question_ids("Why?")]), torch.zeros(1, 18)),
-                                    looked(model.world, stream))
+        one, _ = model.world.expert(Segment(torch.tensor([question_ids("Why?")])),
+                                    looked(model.world, stream, ROUTE))
     assert torch.equal(alone, beside) and said is not None and torch.allclose(said, one, atol=1e-3)
 
 
@@ -270,8 +290,8 @@ def test_a_narrow_expert_reads_a_wide_world() -> None:
     narrow = replace(wide, width=32, heads=wide.kv_heads, mlp=64, head_width=wide.head)
     expert = TaskExpert(narrow, wide)
     past = [(torch.randn(1, 5, wide.kv_heads, wide.head), torch.randn(1, 5, wide.kv_heads, wide.head))]
-    seen = expert.look(torch.zeros(1, 3, 12), torch.ones(1, 3, dtype=torch.bool), 3, past)
-    hidden, _ = expert(Segment(torch.tensor([plan_ids(np.ones((2, 2)))]), torch.zeros(1, 18)), seen)
+    seen = expert.look(torch.zeros(1, 3, 12), torch.ones(1, 3, dtype=torch.bool), ROUTE, 3, past)
+    hidden, _ = expert(Segment(torch.tensor([plan_ids(np.ones((2, 2)))])), seen)
     assert hidden.shape == (1, 5, 32)
     with pytest.raises(InputError, match="kv_heads must be the world model's"):
         TaskExpert(replace(narrow, kv_heads=1), wide)
@@ -293,6 +313,24 @@ def test_agents_are_told_in_the_words_of_questions(log: Log) -> None:
         assert kind == sight.word and side == sight.where.split()[-1] and int(metres) == round(sight.distance_m)
         assert (moving == "moving") == sight.moving
     assert all(told[name][1] == near[name].color for name in told)
+
+
+def test_agents_stand_on_the_route_or_aside(log: Log) -> None:
+    rng = np.random.default_rng(0)
+    agents = torch.from_numpy(rng.normal(0, 15, (2, 40, 12)))
+    route = torch.tensor([[[5.0, 0], [10, 0], [14, 3], [14, 8], [14, 18], [14, 28], [20, 36], [30, 36]]] * 2).double()
+    made = route_features(agents, route).numpy()
+    line = np.concatenate([np.zeros((1, 2)), route[0].numpy()])
+    arc, aside, _ = project_to_polyline(agents[0, :, :2].numpy(), line)
+    ahead = agents[0, :, 0].numpy() > 0  # the route's first metres go on behind the ego
+    assert ahead.sum() > 10 and np.allclose(made[0, ahead, 0] * 30, arc[ahead], atol=1e-6)
+    inside = ahead & (arc > 0) & (arc < 74) & (np.abs(aside) < 20)
+    assert inside.sum() > 5 and np.allclose(np.abs(made[0, inside, 1]) * 5, np.abs(aside[inside]), atol=1e-6)
+    assert np.array_equal(np.sign(made[0, inside, 1]), np.sign(aside[inside]))
+    straight = torch.stack([torch.arange(1.0, 9) * 5, torch.zeros(8)], -1)[None].double()
+    three = torch.zeros(1, 3, 12).double()
+    three[0, :, :2] = torch.tensor([[20.0, 1.0], [20, 2], [-8, 0.5]])
+    assert np.allclose(route_features(three, straight)[0], [[2 / 3, 0.2, 1], [2 / 3, 0.4, 0], [-8 / 30, 0.1, 0]])
 
 
 def test_drills_ask_what_the_agents_answer(log: Log) -> None:

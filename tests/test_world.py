@@ -165,8 +165,8 @@ def test_a_segment_is_causal_and_uses_the_route(model: WorldModel) -> None:
     other = ids.clone()
     other[0, 2] += 1
     with torch.no_grad():
-        a, b = (model(caption, steps, Segment(i, torch.zeros(1, 18)))[1] for i in (ids, other))
-        c = model(caption, steps, Segment(ids, torch.ones(1, 18)))[1]
+        a, b = (model(caption, steps, Segment(i), torch.zeros(1, 18))[1] for i in (ids, other))
+        c = model(caption, steps, Segment(ids), torch.ones(1, 18))[1]
     assert a is not None and b is not None and c is not None
     assert torch.equal(a[:, :2], b[:, :2]) and not torch.allclose(a[:, 2], b[:, 2]) and not torch.allclose(a, c)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from drive_wm.types import CATEGORIES
 
 FEATURES = 10 + len(CATEGORIES) + 3
+ROUTE_FEATURES, LANE_HALF_M = 3, 1.6
 ACCEL_BINS, TURN_BINS = 25, 25
 _UNIT = torch.linspace(-1, 1, 25)
 _ACCELS = 8.0 * _UNIT * _UNIT.abs()  # [m/s2]
@@ -29,6 +30,27 @@ def agent_features(agents: Tensor) -> Tensor:
                agents[..., _L] / 5, agents[..., _W] / 2, agents[..., _H] / 2, torch.log1p(torch.hypot(x, y)) / 3]
     kind = torch.nn.functional.one_hot(agents[..., _CAT].long(), len(CATEGORIES)).to(agents.dtype)
     return torch.cat([torch.stack(numbers, -1), kind, agents[..., _R:_R + 3] / 255], -1)
+
+
+def route_features(agents: Tensor, route: Tensor) -> Tensor:
+    """Agents (B, A, 12) and points of the route ahead (B, P, 2), both in the rig frame -> (B, A, ROUTE_FEATURES): how
+    far along it each is, how far aside (left positive), both scaled to about one, and whether that is in the ego's
+    lane, before it."""
+    points = torch.cat([torch.zeros_like(route[:, :1]), route], 1)
+    start, step = points[:, None, :-1], points.diff(dim=1)[:, None]  # (B, 1, P, 2)
+    length = step.norm(dim=-1).clamp(min=1e-3)
+    offset = agents[:, :, None, :2] - start
+    share = (offset * step).sum(-1) / length**2
+    first = torch.arange(share.shape[-1], device=share.device) == 0
+    share = torch.where(first, share.clamp(max=1), share.clamp(0, 1))  # the first goes on behind the ego
+    off = offset - share[..., None] * step
+    nearest = off.norm(dim=-1).argmin(-1, keepdim=True)
+    before = torch.cat([torch.zeros_like(length[..., :1]), length.cumsum(-1)[..., :-1]], -1)
+    along = (before + share * length).gather(-1, nearest)[..., 0]
+    side = (step[..., 0] * off[..., 1] - step[..., 1] * off[..., 0]).sign()
+    aside = (off.norm(dim=-1) * side).gather(-1, nearest)[..., 0]
+    in_lane = (along > 0.5) & (aside.abs() < LANE_HALF_M)
+    return torch.stack([along / 30, (aside / 5).clamp(-4, 4), in_lane.to(along.dtype)], -1)
 
 
 def move_frame(agents: Tensor, ego_step: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What the task expert learns: segments about one moment of each clip, padded into batches of like length.
 
     <plan> actions                                          to act
-    <question> words <decision> ... <end>                   to decide before there is a plan
+    <question> words <decision> ... <end>                   to decide before there is a plan; where the true causes
+                                                            are not known, the decision alone
     <plan> actions <question> words <decision> ... <end>    the act, then its reason (post hoc)
     <decision> two ids <plan> actions                       to act as told
     <question> words <causes> ... <text> words <end>        to answer, sometimes behind a plan
@@ -17,15 +18,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drive_wm.datasets.shards import Sample
-from drive_wm.encoders.text import QUESTIONS, decode_text
+from drive_wm.encoders.text import QUESTIONS, decode_text, encode_text
 from drive_wm.encoders.words import SIDES, agent_words
 from drive_wm.types import Clip, InputError
 from drive_wm.world.inputs import route_vector
 from drive_wm.world.model import Seen, Segment, WorldModel
-from drive_wm.world.reasons import answer_ids, decision_ids, plan_ids, question_ids, text_ids
+from drive_wm.world.reasons import (
+    MAX_QUESTION_TOKENS,
+    answer_ids,
+    decision_ids,
+    plan_ids,
+    question_ids,
+    text_ids,
+)
 from drive_wm.world.vocabulary import RANGES, special
 
 BEHIND_A_PLAN = 0.3  # share of the questions
+BESIDE_THE_POINT = 0.15  # share of the questions that follow a sentence on another scene
 ROWS = 24  # segments of one batch: sorted by length before, so that little is padded
 
 Row = tuple[list[int], list[bool]]  # ids, and where the next one is learned
@@ -35,39 +44,48 @@ def segments_of(batch: Sequence[Sample], now: int, plan_steps: int, questions: i
                 device: torch.device) -> list[Segment]:
     """All segments about step ``now`` of the batch's clips; at most so many questions and drills a clip."""
     rng = np.random.default_rng(seed)
+    said = [[t.text for t in sample.clip.texts if t.question is not None] for sample in batch]
     rows = [(i, row) for i, sample in enumerate(batch)
-            for row in rows_of(sample, now, plan_steps, questions, drills, rng)]
+            for row in rows_of(sample, now, plan_steps, questions, drills, rng, sum(said[:i] + said[i + 1:], []))]
     rows.sort(key=lambda it: len(it[1][0]))
-    routes = routes_at(batch, now, device)
-    return [padded(rows[k:k + ROWS], routes) for k in range(0, len(rows), ROWS)]
+    return [padded(rows[k:k + ROWS], device) for k in range(0, len(rows), ROWS)]
 
 
-def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: int,
-            rng: np.random.Generator) -> Iterator[Row]:
+def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: int, rng: np.random.Generator,
+            elsewhere: Sequence[str] = ()) -> Iterator[Row]:
+    """elsewhere: sentences on other scenes, one of which now and then precedes a question."""
     clip, at_us = sample.clip, int(sample.clip.timestamps_us[now])
     plan = plan_row(sample, now, plan_steps)
     known = any(plan[1])
     if known:
         yield plan
     asked = [t for t in clip.texts if t.question is not None and t.start_us <= at_us < t.end_us]
-    reason = clip.reasons[now] if len(clip.reasons) > now and (asked or not clip.texts) else None  # true where asked
+    reason = clip.reasons[now] if len(clip.reasons) > now else None
     visible = tuple(i if v else "" for i, v in zip(clip.agent_ids, clip.agents_valid[now]))
+
+    def told(question: str, answer: list[int], grounded: bool = True) -> Row:
+        if elsewhere and rng.random() < BESIDE_THE_POINT:
+            aside = elsewhere[rng.integers(len(elsewhere))]
+            if len(encode_text(aside)) + len(encode_text(question)) <= MAX_QUESTION_TOKENS:
+                question = f"{aside} {question}"
+        return reply(question, answer, grounded)
+
     if reason is not None:
         why = (*QUESTIONS, *(str(t.question) for t in asked if t.text == reason.text))
-        told = reply(str(rng.choice(why)), answer_ids(reason, visible))
-        said = ([*decision_ids(reason.longitudinal, reason.lateral)], [False] * 3)
-        yield told
-        yield from (joined(plan, told), joined(said, plan)) if known else ()
+        decision = decision_ids(reason.longitudinal, reason.lateral)
+        row = told(str(rng.choice(why)), answer_ids(reason, visible) if asked else decision)
+        yield row
+        yield from (joined(plan, row), joined((decision, [False] * 3), plan)) if known else ()
     others = [t for t in asked if reason is None or t.text != reason.text]
     for k in rng.permutation(len(others))[:questions]:
         text = others[k]
         try:
-            row = reply(str(text.question), text_ids(text.text, text.about or (), visible), text.about is not None)
+            row = told(str(text.question), text_ids(text.text, text.about or (), visible), text.about is not None)
         except InputError:  # words of a foreign data set that are too long to be read
             continue
         yield joined(plan, row) if rng.random() < BEHIND_A_PLAN and known else row
     for question, answer, name in drilled(clip, now, drills, rng):
-        yield reply(question, text_ids(answer, (name,), visible))
+        yield told(question, text_ids(answer, (name,), visible))
 
 
 def drilled(clip: Clip, now: int, count: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
@@ -119,16 +137,16 @@ def joined(first: Row, second: Row) -> Row:
     return first[0] + second[0], first[1] + second[1]
 
 
-def padded(rows: Sequence[tuple[int, Row]], routes: Tensor) -> Segment:
-    """(number of the clip, row) -> one segment; routes (B, F) of all clips."""
+def padded(rows: Sequence[tuple[int, Row]], device: torch.device) -> Segment:
+    """(number of the clip, row) -> one segment."""
     length = max(len(ids) for _, (ids, _) in rows)
-    out = torch.full((len(rows), length), special("<pad>"), device=routes.device)
-    loss_on = torch.zeros(len(rows), length, dtype=torch.bool, device=routes.device)
-    of = torch.tensor([i for i, _ in rows], device=routes.device)
+    out = torch.full((len(rows), length), special("<pad>"), device=device)
+    loss_on = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
+    of = torch.tensor([i for i, _ in rows], device=device)
     for k, (_, (ids, learned)) in enumerate(rows):
-        out[k, :len(ids)] = torch.tensor(ids, device=routes.device)
-        loss_on[k, :len(ids)] = torch.tensor(learned, device=routes.device)
-    return Segment(out, routes[of], loss_on, of)
+        out[k, :len(ids)] = torch.tensor(ids, device=device)
+        loss_on[k, :len(ids)] = torch.tensor(learned, device=device)
+    return Segment(out, loss_on, of)
 
 
 def segment_losses(model: WorldModel, seen: Seen, segment: Segment) -> Tensor:

@@ -24,7 +24,7 @@ from drive_wm.training.objectives import (
     mask_steps,
 )
 from drive_wm.training.optimizer import OptimizerConfig, make_optimizer, schedule
-from drive_wm.training.segments import is_plan, segment_losses, segments_of
+from drive_wm.training.segments import is_plan, routes_at, segment_losses, segments_of
 from drive_wm.training.tokens import TokenizerCodec
 from drive_wm.world.inputs import caption_ids, pixels_of, steps_from_clips
 from drive_wm.world.model import Steps, WorldConfig, WorldModel
@@ -198,7 +198,7 @@ class WorldTask(Task[WorldModel]):
                          torch.tensor(self.network.config.fsq.all_levels))
         with torch.set_grad_enabled(not self.run.expert_only):
             _, keys = self.network.read(caption, past)
-        seen = self.network.look(steps.part(now, now + 1), keys)
+        seen = self.network.look(steps.part(now, now + 1), keys, routes_at(batch, now, self.device))
         losses, plans = [], []
         for segment in segments_of(batch, now, self.network.config.plan_steps, self.run.questions, self.run.drills,
                                    self.seed * 7919 + self.done, self.device):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drive_wm.encoders.agents import apply_motion
-from drive_wm.types import CAUSE_KINDS, LONGITUDINAL, ByteArray, InputError, Rig
+from drive_wm.types import CAUSE_KINDS, LATERAL, LONGITUDINAL, ByteArray, InputError, Rig
 from drive_wm.world.inputs import caption_ids
 from drive_wm.world.model import Seen, Segment, Steps, WorldModel
 from drive_wm.world.reasons import AGENT_CAUSES, MAX_ABOUT, SIGNAL_CAUSES
@@ -291,12 +291,12 @@ def write_segments(model: WorldModel, stream: Stream, openings: Sequence[list[in
     return out
 
 
-def looked(model: WorldModel, stream: Stream) -> Seen:
-    """What every task segment at the end of the stream sees, made once."""
-    if stream.looked is None:
+def looked(model: WorldModel, stream: Stream, route: Tensor) -> Seen:
+    """What every task segment at the end of the stream sees, made once for a route (1, F)."""
+    if stream.looked is None or not torch.equal(stream.looked.route, route):
         past = stream.cache.past()
         assert past is not None  # a stream has read a step
-        stream.looked = model.look(stream.last, past)
+        stream.looked = model.look(stream.last, past, route)
     return stream.looked
 
 
@@ -304,8 +304,8 @@ def _write(model: WorldModel, stream: Stream, openings: list[list[int]], route: 
            temperature: float, generator: torch.Generator) -> list[list[int]]:
     count, device, expert = len(openings), route.device, model.expert
     alike = torch.zeros(count, dtype=torch.long, device=device)
-    opening = Segment(torch.tensor(openings, device=device), route.expand(count, -1), of=alike)
-    hidden, seen = expert(opening, looked(model, stream))
+    opening = Segment(torch.tensor(openings, device=device), of=alike)
+    hidden, seen = expert(opening, looked(model, stream, route))
     out: list[list[int]] = [[] for _ in openings]
     while True:
         allowed = torch.stack([grammar(ids) for ids in out]).to(device)
@@ -329,15 +329,15 @@ def plan_grammar(out: list[int]) -> Tensor:
 
 def answer_grammar(agents: Sequence[Sequence[str] | None], max_causes: int, max_text: int, *,
                    forms: tuple[str, ...] = ("<decision>", "<causes>"),
-                   longitudinal: Sequence[str] = LONGITUDINAL) -> Grammar:
+                   longitudinal: Sequence[str] = LONGITUDINAL, lateral: Sequence[str] = LATERAL) -> Grammar:
     """<decision>, two ids, <causes>, pairs of kind and pointer, <text>, <end>; or <causes>, pointers, <text>, words,
     <end>.
 
     agents: of each slot the causes that its agent can be (``reasons.possible_causes``), None where it is empty. The
     words of a decision are rendered from what is typed, and not said. Pointers of words come in the order of slots.
-    longitudinal: the decisions that may be stated.
+    longitudinal, lateral: the decisions that may be stated.
     """
-    stated = [_one_of("longitudinal", LONGITUDINAL, longitudinal), legal(("lateral",))]
+    stated = [_one_of("longitudinal", LONGITUDINAL, longitudinal), _one_of("lateral", LATERAL, lateral)]
     pointed = {kind: _pointers(range(POINT_SIGNAL, POINTERS) if kind in SIGNAL_CAUSES else
                                [i for i, can in enumerate(agents) if can and kind in can] if kind in AGENT_CAUSES else
                                [POINT_NOTHING]) for kind in CAUSE_KINDS}

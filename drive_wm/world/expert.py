@@ -11,7 +11,7 @@ Axes: B segments, N ids of each, A agents, d width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,10 @@ ROUTE_POINTS = 8
 class Segment:
     """A task at the end of a sequence. ids: (B, N) of the vocabulary; loss_on: (B, N) where the NEXT id is learned.
 
-    route: (B, 2 * ROUTE_POINTS + 2): points ahead in the rig frame / 20 m, whether there is a route, the speed / 10.
     of: (B,) the sequence of the batch that each stands at the end of; None: each at the end of its own.
     """
 
     ids: Tensor
-    route: Tensor
     loss_on: Tensor | None = None
     of: Tensor | None = None
 
@@ -43,16 +41,18 @@ class Segment:
 class Seen:
     """What stands before a segment. keys: of the world model's positions, and behind them of the agents.
 
-    agents: (B, A, d), which the pointers of a segment stand for. time: of the segment's first id.
+    agents: (B, A, d), which the pointers of a segment stand for. route: (B, 2 * ROUTE_POINTS + 2): points ahead in the
+    rig frame / 20 m, whether there is a route, the speed / 10. time: of the segment's first id.
     """
 
     keys: KeyValues
     agents: Tensor
+    route: Tensor
     time: int
 
     def of(self, rows: Tensor) -> Seen:
         """That of these rows of the batch, (M,)."""
-        return Seen([(k[rows], v[rows]) for k, v in self.keys], self.agents[rows], self.time)
+        return Seen([(k[rows], v[rows]) for k, v in self.keys], self.agents[rows], self.route[rows], self.time)
 
 
 class TaskExpert(nn.Module):
@@ -68,23 +68,29 @@ class TaskExpert(nn.Module):
         self.table = nn.Embedding(TABLE_SIZE, d)
         self.route = nn.Sequential(nn.Linear(2 * ROUTE_POINTS + 2, d), nn.GELU(), nn.Linear(d, d))
         self.agent = nn.Sequential(nn.Linear(agent_codec.FEATURES, d), nn.GELU(), nn.Linear(d, d))
+        self.on_route = nn.Sequential(nn.Linear(agent_codec.ROUTE_FEATURES, d), nn.GELU(), nn.Linear(d, d))
         self.nobody = nn.Parameter(torch.zeros(d))
         self.place = nn.Linear(d, d, bias=False)  # what an agent is among the others, added to what it is alone
         self.transformer = Transformer(config)
         self.bias = nn.Parameter(torch.zeros(TABLE_SIZE))
         nn.init.zeros_(self.place.weight)
+        nn.init.zeros_(self.on_route[2].weight)  # type: ignore[arg-type]  # a module's attribute
         for weight in (self.table.weight, self.nobody):
             nn.init.normal_(weight, std=0.1)
 
-    def look(self, agents: Tensor, valid: Tensor, time: int, past: KeyValues | None) -> Seen:
-        """The keys ``past`` of the world model, and behind them the agents (B, A, 12) of its last step."""
+    def look(self, agents: Tensor, valid: Tensor, route: Tensor, time: int, past: KeyValues | None) -> Seen:
+        """The keys ``past`` of the world model, and behind them the agents (B, A, 12) of its last step, and where they
+        are on the route (B, F); see ``Seen``."""
         count, first = agents.shape[1], RANGES["pointer"].start
         x = self.agent(agent_codec.agent_features(agents).to(self.nobody.dtype))
         x = x + self.table(agent_words(agents) + RANGES["text"].start).sum(-2)
+        points, known = route[:, :2 * ROUTE_POINTS].unflatten(-1, (-1, 2)) * 20, route[:, 2 * ROUTE_POINTS]
+        lane = self.on_route(agent_codec.route_features(agents, points).to(self.nobody.dtype))
+        x = x + lane * known[:, None, None]
         x = torch.where(valid[..., None], x, self.nobody.to(x.dtype)) + self.table.weight[first:first + count]
         positions = torch.tensor([time, -2, 0], device=agents.device).expand(count, 3)
         hidden, keys = self.transformer(x, positions, [Span(0, count)], past)
-        return Seen(joined(past, keys), x + self.place(hidden), time)
+        return Seen(joined(past, keys), x + self.place(hidden), route, time)
 
     def head(self, hidden: Tensor, seen: Seen | None = None) -> Tensor:
         """(B, N, d) -> logits (B, N, TABLE_SIZE). By the table itself, so that a word attended to can be said, and of
@@ -100,7 +106,7 @@ class TaskExpert(nn.Module):
         """-> hidden (B, N, d), and what is seen behind the segment. The route is added to the first position."""
         seen = seen if segment.of is None else seen.of(segment.of)
         x = self._embed(segment.ids, seen)
-        route = self.route(segment.route.to(x.dtype))
+        route = self.route(seen.route.to(x.dtype))
         return self._run(torch.cat([x[:, :1] + route[:, None], x[:, 1:]], 1), seen)
 
     def go_on(self, ids: Tensor, seen: Seen, shared: int = 0) -> tuple[Tensor, Seen]:
@@ -127,4 +133,4 @@ class TaskExpert(nn.Module):
             span = Span(0, count * length, causal=True, futures=count, shared=shared)
             x, positions = x.reshape(1, count * length, -1), positions.repeat(count, 1)
         hidden, keys = self.transformer(x, positions, [span], seen.keys)
-        return hidden.view(count, length, -1), Seen(joined(seen.keys, keys), seen.agents, seen.time + length)
+        return hidden.view(count, length, -1), replace(seen, keys=joined(seen.keys, keys), time=seen.time + length)

@@ -239,13 +239,16 @@ class WorldModel(nn.Module):
         time = torch.arange(ids.shape[1], device=ids.device)
         return torch.stack([time, torch.zeros_like(time), torch.zeros_like(time)], -1)
 
-    def forward(self, caption: Tensor, steps: Steps, segment: Segment | None = None) -> tuple[Tensor, Tensor | None]:
-        """All steps at once, block-causal -> hidden (B, T, S, d), and the segment's hidden (its B, N, d)."""
+    def forward(self, caption: Tensor, steps: Steps, segment: Segment | None = None,
+                route: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """All steps at once, block-causal -> hidden (B, T, S, d), and the hidden (B, N, d) of a segment, which comes
+        with a route as of ``Seen``."""
         hidden, keys = self.read(caption, steps)
         if segment is None:
             return hidden, None
+        assert route is not None
         last = steps.part(hidden.shape[1] - 1, hidden.shape[1])
-        return hidden, self.expert(segment, self.look(last, keys))[0]
+        return hidden, self.expert(segment, self.look(last, keys, route))[0]
 
     def read(self, caption: Tensor, steps: Steps) -> tuple[Tensor, KeyValues]:
         """All steps at once, block-causal -> hidden (B, T, S, d), and keys and values of caption and steps."""
@@ -257,7 +260,7 @@ class WorldModel(nn.Module):
         hidden, keys = self.transformer(torch.cat([self.table(caption), x.flatten(1, 2)], 1), positions, spans)
         return hidden[:, length:].unflatten(1, (t, s)), keys
 
-    def look(self, last: Steps, past: KeyValues) -> Seen:
+    def look(self, last: Steps, past: KeyValues, route: Tensor) -> Seen:
         """What the expert sees behind the step ``last`` (T = 1), which ``past`` ends with; see ``TaskExpert.look``.
 
         Of the frames it reads the last alone, which has read all others, and of the last STATES steps their actions
@@ -270,7 +273,7 @@ class WorldModel(nn.Module):
         steps = min(total // length, STATES)
         rows = ((back <= length) | ((back <= steps * length) & (-back % length < state))).nonzero()[:, 0]
         time = CAPTION_LENGTH + last.first_step + 1
-        return self.expert.look(last.agents[:, 0], last.agents_valid[:, 0], time,
+        return self.expert.look(last.agents[:, 0], last.agents_valid[:, 0], route, time,
                                 [(k[:, rows], v[:, rows]) for k, v in past])
 
     def step(self, steps: Steps, past: KeyValues | None, before: Tensor | None,
