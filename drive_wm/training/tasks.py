@@ -64,6 +64,7 @@ class TokenizerRun:
 class WorldRun:
     name: str = "tiny_world"
     tokenizer: str = ""  # a folder with a trained tokenizer; empty takes that of --from
+    language_model: str = ""  # a folder or hub id of a Llama or Qwen3: the shape and the initial weights
     model: WorldConfig = WorldConfig()
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -33,6 +33,7 @@ from drive_wm.training.state import CsvLog, last_state, load_state, save_state
 from drive_wm.training.tasks import DataConfig, Task, TokenizerRun, TokenizerTask, WorldRun, WorldTask
 from drive_wm.training.tokens import fingerprint
 from drive_wm.types import InputError
+from drive_wm.world.language_model import begin_from, shaped_like
 from drive_wm.world.model import WorldModel
 
 Run = TokenizerRun | WorldRun
@@ -66,7 +67,13 @@ def train_world(name: str, *, sources: Sequence[str] = (), out: str | Path, seed
     if tokenizer is None:
         raise InputError("a world model needs a tokenizer: give --from CHECKPOINT or --set tokenizer=CHECKPOINT")
     torch.manual_seed(seed)
+    if run.language_model and base is not None:
+        raise InputError("language_model gives initial weights, and --from has weights already; give one of both")
+    if run.language_model:
+        run = replace(run, model=shaped_like(run.language_model, run.model))
     network = base.world if base is not None else WorldModel(replace(run.model, fsq=tokenizer.config.fsq))
+    if run.language_model:
+        begin_from(run.language_model, network)
     task = WorldTask(network, tokenizer, run, seed)
     return _fit(task, run, run.window, Path(out), seed, base, max_minutes, resume, wandb)
 

@@ -310,13 +310,24 @@ def _write(model: WorldModel, stream: Stream, openings: list[list[int]], route: 
     while True:
         allowed = torch.stack([grammar(ids) for ids in out]).to(device)
         logits = expert.head(hidden[:, -1:], seen)[:, 0].float().masked_fill(~allowed, -math.inf)
-        chosen = _draw(logits, temperature, generator)
+        chosen = _draw(logits if temperature > 0 else _listed(logits), temperature, generator)
         for ids, one in zip(out, chosen.tolist()):
             if not _ended(ids):
                 ids.append(one)
         if len(max(out, key=len)) >= most or all(map(_ended, out)):
             return out
         hidden, seen = expert.go_on(chosen[:, None], seen)
+
+
+def _listed(logits: Tensor) -> Tensor:
+    """(B, TABLE_SIZE) without the end of a list where all ways to go on with it are together likelier: the likeliest id
+    alone would end a list as soon as it is unsure which of many comes next."""
+    text = special("<text>")
+    others = logits.clone()
+    others[:, text] = -math.inf
+    on = others.logsumexp(-1)
+    logits[:, text] = torch.where(on > logits[:, text], -math.inf, logits[:, text])
+    return logits
 
 
 def _ended(ids: list[int]) -> bool:

@@ -30,6 +30,7 @@ class TransformerConfig:
     rope_pairs: tuple[int, int, int] = (6, 4, 6)  # of time, row, column; their sum is half a head's width
     rope_base: float = 100.0
     head_width: int = 0  # of each; 0: the heads share the width
+    qk_norm: bool = True  # queries and keys are normalised; not so in a Llama
 
     @property
     def head(self) -> int:
@@ -198,7 +199,7 @@ class Attention(nn.Module):
         self.heads, self.groups, self.head_width = config.heads, config.kv_heads, config.head
         self.qkv = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.head_width, bias=False)
         self.out = nn.Linear(config.heads * config.head, config.width, bias=False)
-        self.q_norm, self.k_norm = RMSNorm(self.head_width), RMSNorm(self.head_width)
+        self.q_norm, self.k_norm = ((RMSNorm(self.head_width) if config.qk_norm else nn.Identity()) for _ in range(2))
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sizes = [self.heads, self.groups, self.groups]
