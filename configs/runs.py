@@ -29,14 +29,16 @@ def tiny_world() -> Any:
 def tiny_expert() -> Any:
     """Teaches the task expert of a trained world model (--from) to plan, to explain and to answer; no frame changes.
 
-    Give drives packed with questions: drive-wm data pack --tokens CHECKPOINT --set end_s=7 --set questions_every_s=1.5.
+    Give drives that the world model was not trained on, packed with questions (drive-wm data pack --tokens CHECKPOINT
+    --set end_s=7 --set questions_every_s=1.5 --set carried=false), and many more without, for the plans: what it has
+    seen it knows by heart, and plans that were learned there do not hold elsewhere.
     """
     from drive_wm.training.tasks import DataConfig, ObjectiveConfig, OptimizerConfig, WorldRun
 
-    return WorldRun("tiny_expert", data=DataConfig(("town:0-599",), end_s=7.0, questions_every_s=1.5, batch_size=4),
+    return WorldRun("tiny_expert", data=DataConfig(("town:600-999",), end_s=7.0, questions_every_s=1.5, batch_size=6),
                     objective=ObjectiveConfig(drop_layout=0.25),
-                    optimizer=OptimizerConfig(lr=1e-3, muon_lr=0.01, ema=0.995), steps=1500,
-                    expert_only=True, questions=12, drills=24, unasked=0.2, sheet_every=100_000)
+                    optimizer=OptimizerConfig(lr=1e-3, muon_lr=0.01, ema=0.995), steps=3300,
+                    expert_only=True, questions=10, drills=12, unasked=0.25)
 
 
 def small_tokenizer() -> Any:

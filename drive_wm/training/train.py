@@ -226,6 +226,8 @@ class StateWriter(lightning.Callback):
         return DriveWM(config, tokenizer, world, self.run.name, self.base.decoder if self.base else None)
 
     def sheet(self) -> None:
+        if isinstance(self.run, WorldRun) and self.run.expert_only:
+            return  # no frame of it changes
         samples = self.sampler.batch(10**9 + self.task.done)[:4]
         training = self.task.network.training
         draw = world_sheet if isinstance(self.task, WorldTask) else tokenizer_sheet
