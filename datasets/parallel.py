@@ -19,6 +19,7 @@ from drive_wm.types import InputError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Step = Callable[[int, int], None]
+ENGINES = ("local", "ray")
 AHEAD = 2  # jobs a worker that wait with it, so that it never idles and a failure stops soon
 
 
@@ -30,13 +31,22 @@ def worker_count(workers: int) -> int:
     return workers or cores
 
 
-def in_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Result]]:
+def in_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int,
+                engine: str = "local") -> Iterator[tuple[int, Result]]:
     """(index of the job, its result) as they are done, in any order. One worker works in this process.
+
+    engine: "local" processes, or "ray": tasks of one core each on the Ray cluster that RAY_ADDRESS names, or else on
+    one of its own here; what they read and write has to lie where all its machines find it.
 
     The first job that fails raises here, and no more are begun; InputError where a worker died without a word. Workers
     end when this process does, however it ends. They import the main module anew: a script that calls this needs
     ``if __name__ == "__main__":``.
     """
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: expected {' or '.join(ENGINES)}")
+    if engine == "ray":
+        yield from _on_ray(function, jobs, workers)
+        return
     if min(workers, len(jobs)) <= 1:
         yield from ((index, function(job)) for index, job in enumerate(jobs))
         return
@@ -61,14 +71,50 @@ def in_parallel(function: Callable[[Job], Result], jobs: Sequence[Job], workers:
 
 
 def in_order(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int,
-             progress: Step | None = None) -> list[Result]:
+             progress: Step | None = None, engine: str = "local") -> list[Result]:
     """All results in the order of their jobs; progress: called with (jobs done, all jobs)."""
     results: dict[int, Result] = {}
-    for index, result in in_parallel(function, jobs, workers):
+    for index, result in in_parallel(function, jobs, workers, engine):
         results[index] = result
         if progress:
             progress(len(results), len(jobs))
     return [results[index] for index in range(len(jobs))]
+
+
+def _on_ray(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[int, Result]]:
+    try:
+        import ray  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise InputError('--engine ray needs Ray: pip install "drive-wm[ray]"') from error
+
+    here = os.getcwd()
+
+    def one(job: Job) -> Result:
+        import cv2
+
+        os.chdir(here)
+        cv2.setNumThreads(1)
+        return function(job)
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else workers, log_to_driver=False)
+    try:
+        task = ray.remote(max_retries=0)(one)
+        waiting, running = iter(enumerate(jobs)), dict[Any, int]()
+        while True:
+            while len(running) < AHEAD * workers and (job := next(waiting, None)) is not None:
+                running[task.remote(job[1])] = job[0]
+            if not running:
+                return
+            done, _ = ray.wait(list(running))
+            for future in done:
+                yield running.pop(future), ray.get(future)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    finally:
+        if started:
+            ray.shutdown()
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], waiting: Iterator[tuple[int, Job]],

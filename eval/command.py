@@ -38,11 +38,13 @@ class DriveTable:
 def evaluate(source: str | Sequence[str], out: Path, seed: int = 0, checkpoint: str = "tiny", log: str | None = None,
              planners: Sequence[str] = (), renderers: Sequence[str] = ("layout",), duration_s: float | None = None,
              protocol: str = "drive@1.0", traffic: str | None = None, tracking: str | None = None, workers: int = 0,
-             resume: bool = False, planner_timeout_s: float | None = None, cameras: Sequence[str] = ()) -> list[Row]:
+             resume: bool = False, planner_timeout_s: float | None = None, cameras: Sequence[str] = (),
+             engine: str = "local") -> list[Row]:
     """Lets planners (none named, or "all": every one of the table) drive the source's logs; writes the run folder.
 
     duration_s, traffic, tracking: the protocol's where not given; another one is named in the protocol's version.
-    cameras: only these. workers: processes, 0 for one a core. resume: goes on with a run into ``out`` that was cut off.
+    cameras: only these. workers: processes, 0 for one a core. engine: "local", or "ray" for many machines, which need
+    ``out`` and the source in one place. resume: goes on with a run into ``out`` that was cut off.
     """
     from drive_wm.datasets.sources import open_source
 
@@ -57,7 +59,7 @@ def evaluate(source: str | Sequence[str], out: Path, seed: int = 0, checkpoint: 
         claim_order(run, order, ids, resume)
         print(words_of(rules, ids, seed), flush=True)
         with progress_shown("drives") as step:
-            scenes = run_drives(run, order, ids, workers, step)
+            scenes = run_drives(run, order, ids, workers, step, engine)
         table = tabulate(scenes, order, ids)
         write_tables(run, scenes)
         report.write_report(run, "Closed-loop evaluation", table.sections + protocol_sections(table.stamp),

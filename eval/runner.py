@@ -124,11 +124,11 @@ def _height(part: object) -> int | None:
 
 
 def run_drives(run: RunFolder, order: Order, log_ids: Sequence[str], workers: int = 0,
-               progress: Callable[[int, int, str], None] | None = None) -> list[list[Part]]:
+               progress: Callable[[int, int, str], None] | None = None, engine: str = "local") -> list[list[Part]]:
     """Every planner drives every log, or what is left of that; for each log its scene's part, then the drives'.
 
-    progress: called with (drives done, drives in all, log id), first with those of an earlier run. Results are in the
-    order of the arguments.
+    engine: of ``parallel.ENGINES``. progress: called with (drives done, drives in all, log id), first with those of an
+    earlier run. Results are in the order of the arguments.
     """
     crew = casts(order)
     pairs = [(cast.spec, cast.name, eye) for cast in crew for eye in cast.renderers]
@@ -146,7 +146,7 @@ def run_drives(run: RunFolder, order: Order, log_ids: Sequence[str], workers: in
     tell = progress or (lambda done, total, log_id: None)
     tell(done, total, "")
     with one_thread():
-        for index, made in in_parallel(run_job, jobs, count):
+        for index, made in in_parallel(run_job, jobs, count, engine):
             done += made
             tell(done, total, jobs[index][2])
     return [[read_part(run.path / name) for name in names[log_id]] for log_id in log_ids]

@@ -111,3 +111,15 @@ def test_a_planner_with_options_has_a_row_of_its_own() -> None:
 
 def test_the_bar_says_how_long() -> None:
     assert rate(10.0, 5, 10) == "0.50 scenes/s  0:00:20 left"
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    evaluate(SOURCE, tmp_path / "run", workers=2, engine="ray", **OPTIONS)
+    assert tables(tmp_path / "run") == tables(whole)
+
+
+def test_an_engine_has_a_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="local or ray"):
+        evaluate(SOURCE, tmp_path / "run", engine="spark", **OPTIONS)

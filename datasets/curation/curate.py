@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from drive_wm.datasets.curation.segments import SegmentSpec
 from drive_wm.datasets.parallel import in_order
 from drive_wm.types import SPLITS, InputError
 
-ENGINES = ("local", "ray")
 SPLIT_BY = ("given", "place", "time")
 
 
@@ -68,40 +66,15 @@ class Curated:
     notes: list[str] = field(default_factory=list)
 
 
-# --- engines ------------------------------------------------------------------------------------------------------
-
-
-def run_ray(function: Callable[[dict[str, str]], str], jobs: list[dict[str, str]], workers: int) -> list[str]:
-    """The same on Ray Data, on the cluster that it finds or one of its own."""
-    try:
-        import ray  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise InputError('--engine ray needs Ray: pip install "drive-wm[ray]"') from error
-
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        return {"index": row["index"], "found": function({"source": row["source"], "log_id": row["log_id"]})}
-
-    started = not ray.is_initialized()
-    try:
-        rows = ray.data.from_items([{"index": i, **job} for i, job in enumerate(jobs)]).repartition(len(jobs))
-        found = rows.map(one, concurrency=max(1, workers)).take_all()
-    finally:
-        if started:
-            ray.shutdown()
-    return [row["found"] for row in sorted(found, key=lambda row: row["index"])]
-
-
 def examine_all(sources: Sequence[str], spec: ExamineSpec, workers: int, engine: str,
                 progress: Callable[[int, int], None] | None) -> list[Candidate]:
     """The candidates of every log of every source, in order; the same on any engine and number of workers."""
-    if engine not in ENGINES:
-        raise InputError(f"--engine {engine}: expected {' or '.join(ENGINES)}")
     named = list(dict.fromkeys(absolute(source) for source in sources))
     jobs = [{"source": source, "log_id": log_id} for source in named for log_id in opened(source).log_ids()]
     if not jobs:
         raise InputError("the sources hold no log; name one with --source KIND:PATH")
     function = partial(examine, spec=spec)
-    found = run_ray(function, jobs, workers) if engine == "ray" else in_order(function, jobs, workers, progress)
+    found = in_order(function, jobs, workers, progress, engine)
     out = [Candidate(**value) for text in found for value in json.loads(text)]
     for source in named:
         of = [candidate for candidate in out if candidate.source == source]

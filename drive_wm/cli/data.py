@@ -11,6 +11,7 @@ import typer
 from drive_wm.cli.options import (
     CheckpointOption,
     DurationOption,
+    EngineOption,
     LogOption,
     LogsOption,
     MixOption,
@@ -169,7 +170,7 @@ def data_curate(source: MixOption = [], out: OutOption = None, seed: SeedOption 
                 licence: Annotated[list[str], Option(metavar="TEXT", help="Allow only this; repeatable.")] = [],
                 set_: Annotated[list[str], Option("--set", metavar="KEY=VALUE", help="Such as limits.blur=0.6.")] = [],
                 workers: Annotated[int, Option(metavar="N", min=1, help="Processes.")] = 1,
-                engine: Annotated[str, Option(metavar="NAME", help="local or ray.")] = "local") -> None:
+                engine: EngineOption = "local") -> None:
     """Clips worth training on: cut, filtered, deduplicated, split, captioned, weighed."""
     from drive_wm.config import parse_overrides
 

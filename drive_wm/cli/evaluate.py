@@ -10,6 +10,7 @@ from drive_wm.cli.options import (
     CameraOption,
     CheckpointOption,
     DurationOption,
+    EngineOption,
     LogOption,
     MixOption,
     Option,
@@ -35,13 +36,14 @@ def evaluate(source: MixOption, log: LogOption = None, out: OutOption = None, se
              traffic: Annotated[str | None, Option(metavar="NAME", help="log or idm; the protocol's.")] = None,
              tracking: Annotated[str | None, Option(metavar="NAME", help="lqr or perfect; the protocol's.")] = None,
              planner_timeout: Annotated[float | None, Option(metavar="SECONDS", help="A planner's, a plan.")] = None,
-             camera: CameraOption = [], workers: WorkersOption = 0, resume: ResumeOption = False) -> None:
+             camera: CameraOption = [], workers: WorkersOption = 0, engine: EngineOption = "local",
+             resume: ResumeOption = False) -> None:
     """Planners drive in the closed loop; how they fared. Interrupted, --resume goes on from the last finished drive."""
     resumable(out, resume)
     do("evaluate", out, overwrite, "drive_wm.eval.command:evaluate", source=source, log=log, seed=seed,
         checkpoint=checkpoint, planners=planner, renderers=renderer, duration_s=duration, protocol=protocol,
         traffic=traffic, tracking=tracking, planner_timeout_s=planner_timeout, cameras=camera,
-        workers=workers, resume=resume)
+        workers=workers, resume=resume, engine=engine)
 
 
 def serve(

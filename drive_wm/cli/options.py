@@ -28,6 +28,7 @@ PlannersOption = Annotated[list[str], Option("--planner", metavar="NAME", help="
 RenderersOption = Annotated[list[str], Option("--renderer", metavar="NAME", help="What the planner sees; repeatable.")]
 DurationOption = Annotated[float, Option("--duration", metavar="SECONDS", help="How long each drive lasts.")]
 QuestionOption = Annotated[str | None, Option("--question", metavar="TEXT", help="What to ask; why, by default.")]
+EngineOption = Annotated[str, Option("--engine", metavar="NAME", help="local or ray.")]
 WorkersOption = Annotated[int, Option("--workers", metavar="K", min=0, help="Processes; 0 is one for each core.")]
 LogsOption = Annotated[int, Option("--logs", metavar="N", min=1, help="How many drives.")]
 NameArgument = Annotated[str, Argument(metavar="NAME", help="A run of configs/runs.py.")]
