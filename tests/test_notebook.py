@@ -125,6 +125,24 @@ def test_what_cannot_be_done_is_said(ran: Ran, call: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_box_asks_and_tries(ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ipywidgets")
+    session, called = ran.names["session"], []
+    box = session.box()
+    monkeypatch.setattr(Session, "ask", lambda self, question: called.append(question))
+    monkeypatch.setattr(Session, "what_if", lambda self, *args, question: called.append((*args, question)))
+    (words, asked), (thing, action, tried) = (row.children for row in box.children[:2])
+    words.value = "Who is ahead?"
+    asked.click()
+    thing.value, action.value = ran.names["thing"], "brake"
+    tried.click()
+    assert called == ["Who is ahead?", (ran.names["thing"], "brake", "Who is ahead?")]
+    monkeypatch.undo()
+    words.value = ""
+    asked.click()
+    assert "Note" in capsys.readouterr().out  # an error is shown, and none is raised
+
+
 # --- questions ----------------------------------------------------------------------------------------------------
 
 
