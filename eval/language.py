@@ -3,7 +3,6 @@ averaged into one: answers by kind, consistency, faithfulness to the world and t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from drive_wm.datasets.language import KINDS, qa_of
+from drive_wm.datasets.language import KINDS
 from drive_wm.datasets.parallel import in_parallel, worker_count
 from drive_wm.eval import report
 from drive_wm.eval.language_moment import MomentResult, counts_of, judge
+from drive_wm.eval.language_prior import commonest_answers
 from drive_wm.eval.language_recorded import score_drivelm
 from drive_wm.eval.run_folder import RunFolder
 from drive_wm.eval.statistics import interval
@@ -23,7 +23,6 @@ from drive_wm.types import FloatArray, InputError, IntArray, Log
 
 Rows = list[dict[str, Any]]
 MOMENTS_S = (4.0, 10.0)  # of a log: late enough for the model's context, with four seconds still to come
-PRIOR_SEEDS, PRIOR_S = range(6), (4.0, 10.0)  # training logs and moments
 RESAMPLES = 1000
 
 
@@ -105,28 +104,14 @@ def _town_drive(source: str, log_id: str) -> Log:
     return drive
 
 
-def commonest_answers(seeds: Sequence[int] = PRIOR_SEEDS) -> dict[str, Any]:
-    """Question -> its commonest answer in training logs: what words alone can know. About 4 s of a core a log."""
-    from drive_wm.datasets.town import generate
-
-    seen: dict[str, Counter[str]] = {}
-    values: dict[tuple[str, str], Any] = {}
-    for log_seed in seeds:
-        drive = generate(log_seed)
-        for at_s in PRIOR_S:
-            for qa in qa_of(drive, at_s):
-                seen.setdefault(qa.name, Counter())[str(qa.value)] += 1
-                values[qa.name, str(qa.value)] = qa.value
-    return {name: values[name, counts.most_common(1)[0][0]] for name, counts in seen.items()}
-
-
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-def ratio(part: Sequence[float], whole: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """sum(part) / sum(whole) over moments (N,), and its 95% percentile interval by resampling moments (Efron, 1979);
-    NaN where it is not defined."""
-    over, under = np.asarray(part, float), np.asarray(whole, float)
+def ratio(part: Sequence[float], whole: Sequence[float], logs: Sequence[str], seed: int) -> tuple[float, float, float]:
+    """sum(part) / sum(whole) over moments (N,), and its 95% percentile interval by resampling their logs (N,), as
+    moments of one log are alike (Efron, 1979); NaN where it is not defined."""
+    of = np.unique(list(logs), return_inverse=True)[1]
+    over, under = (np.bincount(of, np.asarray(x, float)) if len(of) else np.zeros(0) for x in (part, whole))
     nan = float("nan")
     if not under.sum():
         return nan, nan, nan
@@ -141,22 +126,22 @@ def ratio(part: Sequence[float], whole: Sequence[float], seed: int) -> tuple[flo
     return value, *interval(on, len(over), seed, RESAMPLES, undefined=1.0)
 
 
-def _row(name: str, part: Sequence[float], whole: Sequence[float], seed: int) -> dict[str, Any]:
-    value, low, high = ratio(part, whole, seed)
+def _row(name: str, part: Sequence[float], whole: Sequence[float], rows: Rows, seed: int) -> dict[str, Any]:
+    value, low, high = ratio(part, whole, [row["log_id"] for row in rows], seed)
     return {"what": name, "value": value, "low": low, "high": high, "moments": len(part)}
 
 
 def share_row(name: str, rows: Rows, column: str, seed: int) -> dict[str, Any]:
     """The share of moments at which a column is true, or its mean, of those at which it is known."""
-    known = [row[column] for row in rows if row.get(column) is not None]
-    return _row(name, known, [1.0] * len(known), seed)
+    known = [row for row in rows if row.get(column) is not None]
+    return _row(name, [row[column] for row in known], [1.0] * len(known), known, seed)
 
 
 def rate_rows(name: str, rows: Rows, stated: str, true: str, seed: int) -> Rows:
     """F1, precision and recall of one column of sets against another, counted over all moments."""
     hits, said, meant = counts_of(rows, stated, true).T
-    return [_row(f"{name} f1", 2 * hits, said + meant, seed), _row(f"{name} precision", hits, said, seed),
-            _row(f"{name} recall", hits, meant, seed)]
+    return [_row(f"{name} f1", 2 * hits, said + meant, rows, seed), _row(f"{name} precision", hits, said, rows, seed),
+            _row(f"{name} recall", hits, meant, rows, seed)]
 
 
 def summarize(results: Sequence[MomentResult], seed: int) -> dict[str, Rows]:
@@ -174,6 +159,7 @@ def answer_table(results: Sequence[MomentResult], seed: int) -> Rows:
     """By kind: of all that were asked, how many were right, of the model and of both baselines; and by how much the
     model beats the better one."""
     table: Rows = []
+    logs = [r.log_id for r in results]
     for kind in KINDS:
         groups = [[a for a in r.answers if a["kind"] == kind] for r in results]
         asked = [a for group in groups for a in group]
@@ -182,9 +168,9 @@ def answer_table(results: Sequence[MomentResult], seed: int) -> Rows:
             return [float(sum(bool(a.get(column)) for a in g)) for g in groups]
 
         sizes = [len(g) for g in groups]
-        exact, low, high = ratio(right("exact"), sizes, seed)
+        exact, low, high = ratio(right("exact"), sizes, logs, seed)
         better = max(("blind_exact", "text_only_exact"), key=lambda column: sum(right(column)))
-        over = ratio([a - b for a, b in zip(right("exact"), right(better))], sizes, seed)
+        over = ratio([a - b for a, b in zip(right("exact"), right(better))], sizes, logs, seed)
         table.append({"kind": kind, "asked": len(asked), "exact": exact, "low": low, "high": high,
                       "semantic": _mean(asked, "semantic"), "blind": _mean(asked, "blind_exact"),
                       "blind_semantic": _mean(asked, "blind_semantic"), "text_only": _mean(asked, "text_only_exact"),
@@ -218,11 +204,11 @@ def world_table(rows: Rows, seed: int) -> Rows:
     lost = [sum(size for name, size in row["effects"].items() if name not in row["stated"]) for row in rows]
     return [*rate_rows("model", rows, "stated", "true", seed),
             *rate_rows("town's driver", rows, "expert", "true", seed),
-            _row("hallucinated, share of what is stated", invented, stated, seed),
-            _row("omitted, share of all effect", lost, effect, seed),
-            _row("invisible, share of what is stated", [len(row["invisible"]) for row in rows], stated, seed),
+            _row("hallucinated, share of what is stated", invented, stated, rows, seed),
+            _row("omitted, share of all effect", lost, effect, rows, seed),
+            _row("invisible, share of what is stated", [len(row["invisible"]) for row in rows], stated, rows, seed),
             _row("true causes that no camera sees", [len(row["true_invisible"]) for row in rows],
-                 [len(row["true"]) for row in rows], seed)]
+                 [len(row["true"]) for row in rows], rows, seed)]
 
 
 def deletion_table(results: Sequence[MomentResult]) -> Rows:
@@ -246,12 +232,13 @@ NOTES = {
     "answers": "Exact: the sentence says the true value (reasons: all causes with their things), of all questions "
                "asked. Semantic: a number within 1 or 20%, for reasons the kind of the first cause, for decisions "
                "whatever looks alike from outside. "
-               "Blind: the same model without images, layout and agents. Text only: the commonest value of training "
-               "logs for that question, whatever its words.",
+               "Blind: the same model without images, layout and agents. Text only: the commonest value in 600 "
+               "training logs for that question, whatever its words.",
     "consistency": "The decision is read off the plan by the thresholds of the town's labels (drive_wm.decisions). "
-                   "The first rows are of reasons given for a plan (post hoc), which of speed cannot contradict "
-                   "it: only what the plan looks like can be stated. Then those of decisions made before it. The row "
-                   "of the town's driver is what a perfect imitation could reach.",
+                   "The first two rows are of reasons given for a plan (post hoc), which cannot contradict it: "
+                   "only what the plan looks like can be stated. The others are what had to be learned: plans "
+                   "for decisions that were made or told before them. The row of the town's driver is what a "
+                   "perfect imitation could reach.",
     "faithful_to_the_world": "A true cause is one without which the town's driver would differ within 4 s by more than "
                              "1 m/s or 0.5 m across the road. Effects are counted in these thresholds. The town's "
                              "driver names what binds it now, at most two things, so it does not reach 1 either.",
@@ -285,4 +272,4 @@ def _cell(value: Any) -> Any:
     return ", ".join(value) or "none" if isinstance(value, list) else value
 
 
-__all__ = ["commonest_answers", "language", "ratio", "sections", "summarize"]
+__all__ = ["language", "ratio", "sections", "summarize"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from drive_wm.datasets.drivelm import keyframe_logs, read_drivelm, spoken, tag_of, with_drivelm
-from drive_wm.datasets.language import QA
+from drive_wm.datasets.language import QA, TEMPLATES
 from drive_wm.datasets.lingoqa import read_lingoqa, with_lingoqa
 from drive_wm.datasets.town import generate
 from drive_wm.datasets.town.causes import Effect
@@ -24,6 +24,7 @@ from drive_wm.eval.language_moment import (
     true_ids,
     without,
 )
+from drive_wm.eval.language_prior import PRIOR, counted
 from drive_wm.eval.language_scores import (
     bleu,
     drivelm_scores,
@@ -90,15 +91,24 @@ def test_lingoqa_takes_the_best_reference() -> None:
 # --- sets and intervals -------------------------------------------------------------------------------------------
 
 
+def test_the_commonest_answers_are_those_of_training_logs() -> None:
+    told = json.loads(PRIOR.read_text())
+    assert set(told["answers"]) >= set(TEMPLATES) and told["seeds"][1] < 100_000
+    few = counted([3, 4], [1.5], workers=1)
+    assert set(few["answers"]) <= set(told["answers"]) and few["moments_s"] == [1.5]
+    assert few["answers"]["route_goes"] in ("left", "right", "straight")
+
+
 def test_hits_of_sets() -> None:
     assert f1_of(["a", "b", "b"], ["b", "c", "d"]) == (1, 2, 3)
 
 
 def test_a_ratio_is_of_sums_and_its_interval_holds_it() -> None:
-    value, low, high = ratio([1, 0, 3], [1, 1, 4], seed=0)
+    value, low, high = ratio([1, 0, 3], [1, 1, 4], "abc", seed=0)
     assert value == pytest.approx(4 / 6) and low <= value <= high
-    assert ratio([1, 0, 3], [1, 1, 4], seed=0) == (value, low, high)
-    assert np.isnan(ratio([0.0], [0.0], 0)[0]) and np.isnan(ratio([1.0], [2.0], 0)[1])
+    assert ratio([1, 0, 3], [1, 1, 4], "abc", seed=0) == (value, low, high)
+    assert np.isnan(ratio([0.0], [0.0], "a", 0)[0]) and np.isnan(ratio([1.0], [2.0], "a", 0)[1])
+    assert ratio([1, 0, 1, 2], [1, 1, 2, 2], "aabb", 0) == ratio([1, 3], [2, 4], "ab", 0)  # logs, not moments
 
 
 def test_lights_are_one_thing_and_cones_their_works() -> None:

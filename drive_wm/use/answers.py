@@ -97,7 +97,7 @@ def plan(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log: s
 
 
 def explanation_picture(scene: Scene, made: Explanation) -> ByteArray:
-    """All cameras of now, with boxes around what the causes point to."""
+    """All cameras of now, with boxes around what the causes and the answer point to."""
     return tile_cameras(marked_cameras(scene, marks_of(scene, made), 480))
 
 
@@ -158,13 +158,14 @@ def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log
         write_png(run.file("explanation.png"), picture)
         about = {"source": source, "log": drive.id, "start": f"{start_s:g} s", "checkpoint": model.name}
         sections: list[Any] = [report.KeyValues(about), report.Explanation.of(made),
-                               report.Picture(picture, "what the causes point to")]
+                               report.Picture(picture, "what the causes and the answer point to")]
         driver = driver_reason(scene)
         if driver is not None:
             sections += [report.Heading("What the driver of the log gave as the reason"), report.Explanation.of(driver)]
         report.write_report(run, "An explanation", sections, drive.id)
         run.finish({"log": drive.id, "question": made.question, "decision": f"{made.longitudinal}, {made.lateral}",
-                    "causes": [report.say_cause(c) for c in made.causes], "text": made.text})
+                    "causes": [report.say_cause(c) for c in made.causes], "text": made.text,
+                    "about": list(made.about)})
     return made
 
 
