@@ -119,9 +119,9 @@ def test_lights_are_one_thing_and_cones_their_works() -> None:
 
 
 def row(stated: list[str], effects: dict[str, float], own: list[str]) -> dict:
-    return {"stated": stated, "true": sorted(effects), "effects": effects, "expert": [], "own": own, "invisible": [],
-            "true_invisible": [], "consistent": True, "consistent_lateral": None, "expert_consistent": None,
-            "undisturbed": True, "opposites_mps": 3.0}
+    return {"log_id": "log", "stated": stated, "true": sorted(effects), "effects": effects, "expert": [], "own": own,
+            "invisible": [], "true_invisible": [], "consistent": True, "consistent_lateral": None,
+            "expert_consistent": None, "undisturbed": True, "opposites_mps": 3.0}
 
 
 def test_the_tables_by_hand() -> None:
