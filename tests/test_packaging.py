@@ -70,7 +70,7 @@ def test_rooms_are_bare_folders_behind_relative_links() -> None:
 
 def test_wheel_and_sdist_hold_the_whole_tree_and_nothing_beside_it(built: tuple[Path, Path]) -> None:
     wheel, sdist = built
-    data = {"drive_wm/py.typed", "drive_wm/eval/templates/report.html.j2"}
+    data = {"drive_wm/py.typed", "drive_wm/eval/templates/report.html.j2", "drive_wm/eval/commonest_answers.json"}
     data |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "drive_wm" / "pretrained").glob("*/*")}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
