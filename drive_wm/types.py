@@ -278,13 +278,17 @@ class Look:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why. ``kind`` from CAUSE_KINDS; agent_id points to a Track or Signal. position_m: (2,) rig frame, or None."""
+    """Why. ``kind`` from CAUSE_KINDS; agent_id points to a Track or Signal. position_m: (2,) rig frame, or None.
+
+    visible: whether some camera sees it; None where that is not known.
+    """
 
     kind: str
     agent_id: str | None = None
     category: str | None = None
     position_m: tuple[float, float] | None = None
     state: str | None = None
+    visible: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in CAUSE_KINDS:

@@ -212,6 +212,8 @@ def say_cause(cause: words.Cause) -> str:
     text = " ".join(parts + ([cause.agent_id] if cause.agent_id else []))
     if cause.state:
         text += f" ({cause.state})"
+    if cause.visible is False:
+        text += " (hidden)"
     if cause.position_m is None:
         return text
     x, y = cause.position_m

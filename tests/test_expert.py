@@ -75,8 +75,10 @@ def sample(log: Log, start_s: float = 0.5, steps: int = 12) -> Sample:
 def test_reasons_are_the_true_causes_the_named_ones_first() -> None:
     reason = Explanation("slow down", "keep", (Cause("lead vehicle", "car-1", "car", (9.0, 0.0)), Cause("bend")))
     effects = [Effect(("signal0_1",), 5.0, 0.0), Effect(("car-1",), 2.0, 0.0), Effect(("works-00", "bus-2"), 1.5, 0.0)]
-    things = {"works-00": Cause("obstacle", "works-00-cone-03", "object", (20.0, 1.0))}
+    things = {"works-00": Cause("obstacle", "works-00-cone-03", "object", (20.0, 1.0), visible=True),
+              "car-1": Cause("lead vehicle", "car-1", "car", (9.0, 0.0), visible=False)}
     made = by_intervention(reason, effects, things, "yellow")
+    assert [c.visible for c in made.causes] == [False, None, True, None]
     assert [(c.kind, c.agent_id) for c in made.causes] == [
         ("lead vehicle", "car-1"), ("red light", "signal0_1"), ("obstacle", "works-00-cone-03"), ("bend", None)]
     assert made.text == "I slow down because there is a car ahead and the light is yellow."

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 
 from drive_wm.datasets.clips import make_clip
+from drive_wm.datasets.language.facts import Facts
 from drive_wm.datasets.rigs import nuscenes_six
 from drive_wm.datasets.town import generate
 from drive_wm.datasets.town.causes import owner_id
 from drive_wm.media import draw_topdown
 from drive_wm.render import agents_at
 from drive_wm.scene import Scene
-from drive_wm.types import Cause, InputError
+from drive_wm.types import Cause, Explanation, InputError
 from drive_wm.use import explain
-from drive_wm.use.answers import check_question
+from drive_wm.use.answers import check_question, sighted
 from drive_wm.use.notebook import Session
 from drive_wm.use.pictures import Mark, above, draw_marks
 from drive_wm.use.shown import Answer, Film, WhatIf
@@ -99,6 +100,15 @@ def test_the_true_cause_is_offered_first_and_taken_out_of_the_world(ran: Ran) ->
     assert np.abs(speeds[:, 0] - speeds[:, 1]).max() > 1.0  # the town's driver truly drives otherwise
     assert any(not np.array_equal(made.before.cameras[n], made.after.cameras[n]) for n in made.before.cameras)
     assert made.before.explanation.question == made.after.explanation.question
+
+
+def test_causes_say_whether_a_camera_sees_them(ran: Ran) -> None:
+    scene = ran.names["answer"].scene
+    boxes = agents_at(scene.log, scene.now_us)
+    seen = Facts(scene.log, scene.now_us).visible_ids
+    names = [next(i for i in boxes.ids if i in seen), next(i for i in boxes.ids if i not in seen), "signal", None]
+    made = Explanation("stop", "keep", tuple(Cause("give way", name) for name in names))
+    assert [c.visible for c in sighted(scene, made).causes] == [True, False, None, None]
 
 
 def test_another_action_leads_to_another_future_and_is_asked_about_there(ran: Ran) -> None:

@@ -147,7 +147,7 @@ class Facts:
         lead = self.lead is not None and self.lead.id == sight.id
         kind = ("pedestrian" if sight.category == "pedestrian" else "obstacle" if sight.category == "object"
                 else "lead vehicle" if lead or sight.in_lane else "give way")
-        return Cause(kind, sight.id, sight.category, (sight.x_m, sight.y_m))
+        return Cause(kind, sight.id, sight.category, (sight.x_m, sight.y_m), visible=sight.visible)
 
     # --- others ---
 

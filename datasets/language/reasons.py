@@ -20,7 +20,8 @@ def by_intervention(reason: Explanation, effects: Sequence[Effect], things: Mapp
     What only the road asks for stays, last; "free road" stays where there is nothing else.
     """
     true = list(dict.fromkeys(name for effect in effects for name in effect.ids))
-    named = [c for c in reason.causes if c.agent_id and owner_id(c.agent_id) in true]
+    named = [replace(c, visible=things[owner_id(c.agent_id)].visible) if owner_id(c.agent_id) in things else c
+             for c in reason.causes if c.agent_id and owner_id(c.agent_id) in true]
     told = {owner_id(str(c.agent_id)) for c in named}
     others = [_typed(name, things, light) for name in true if name not in told]
     causes = [*named, *(c for c in others if c is not None)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drive_wm.datasets.language.facts import Facts
 from drive_wm.encoders.text import MAX_CHARACTERS, WORDS, encode_text
 from drive_wm.eval import report
 from drive_wm.eval.run_folder import RunFolder
@@ -18,7 +20,7 @@ from drive_wm.render import agents_at, signals_at
 from drive_wm.scene import Scene, load_log, observation_of, open_scene
 from drive_wm.types import ByteArray, Explanation, InputError, Plan, Rig
 from drive_wm.use.pictures import front_camera, full_image, marked_cameras, marks_of
-from drive_wm.world.reasons import MAX_QUESTION_TOKENS
+from drive_wm.world.reasons import MAX_QUESTION_TOKENS, SIGNAL
 
 EXAMPLE = "Why are you slowing down?"
 CAMERA = re.compile(r"\bcam_\w+")
@@ -101,6 +103,15 @@ def explanation_picture(scene: Scene, made: Explanation) -> ByteArray:
     return tile_cameras(marked_cameras(scene, marks_of(scene, made), 480))
 
 
+def sighted(scene: Scene, made: Explanation) -> Explanation:
+    """The explanation, each agent among its causes with whether a camera of the log sees it now."""
+    if not any(cause.agent_id and cause.agent_id != SIGNAL for cause in made.causes):
+        return made
+    seen = Facts(scene.log, scene.now_us).visible_ids
+    return replace(made, causes=tuple(replace(cause, visible=cause.agent_id in seen) if cause.agent_id
+                                      and cause.agent_id != SIGNAL else cause for cause in made.causes))
+
+
 # --- questions ----------------------------------------------------------------------------------------------------
 
 
@@ -152,7 +163,7 @@ def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log
     drive = load_log(source, log)
     check_question(asked, drive.rig)
     scene = open_scene(drive, model, start_s)
-    made = model.explain(scene.context, asked, scene.route, seed=seed)
+    made = sighted(scene, model.explain(scene, asked, seed=seed))
     with RunFolder(out, "explain", seed=seed) as run:
         picture = explanation_picture(scene, made)
         write_png(run.file("explanation.png"), picture)

@@ -33,7 +33,7 @@ from drive_wm.types import (
     Log,
     Plan,
 )
-from drive_wm.use.answers import driver_reason
+from drive_wm.use.answers import driver_reason, sighted
 from drive_wm.use.future import Future
 from drive_wm.use.html import beside, chip, columns, img, legend, of_size, page, table, titled
 from drive_wm.use.pictures import (
@@ -155,7 +155,7 @@ class Answer:
         return beside([self.main, self.above])
 
     def words(self) -> str:
-        made = self.explanation
+        made = sighted(self.scene, self.explanation)
         causes = "".join(f"<li>{chip(color)}{escape(say_cause(c))}</li>" for c, color in zip(made.causes, MARK_COLORS))
         fit = "which the plan does too" if self.said.consistent else f"while the plan is to {self.said.course}"
         about = chip(ABOUT_COLOR) if made.about else ""
