@@ -22,7 +22,7 @@ from drive_wm.geometry import project_to_polyline
 from drive_wm.model import DriveWM, ModelConfig
 from drive_wm.presets import small, transformer
 from drive_wm.tokenizer.model import TokenizerConfig
-from drive_wm.training.segments import drilled, plan_row, reply, routes_at, rows_of, segments_of
+from drive_wm.training.segments import course_driven, drilled, plan_row, reply, routes_at, rows_of, segments_of
 from drive_wm.training.train import train_world
 from drive_wm.types import Cause, Explanation, InputError, Log, Text
 from drive_wm.world.decode import answer_grammar, looked, read_context, write_segment, write_segments
@@ -134,6 +134,23 @@ def test_rows_of_every_form(log: Log) -> None:
         assert len(ids) == len(learned) and any(learned) and not learned[-1]
     told = [(ids, learned) for ids, learned in rows if ids[0] == special("<decision>")][0]
     assert not any(told[1][:3]) and told[0][3:] == plan[0]  # the decision is given, and the plan begins by itself
+
+
+@pytest.mark.parametrize("speeds, course", [
+    (np.linspace(6.0, 0.0, 9), "stop"), (np.linspace(4.0, 9.0, 9), "speed up"), (np.linspace(8.0, 3.0, 9), "slow down"),
+    (np.full(9, 5.0), "proceed"), (np.zeros(9), "hold")])
+def test_who_is_told_what_the_drive_looks_like_sees_it_done(log: Log, speeds: np.ndarray, course: str) -> None:
+    one = sample(log)
+    actions, known = one.clip.actions.copy(), np.ones(len(one.clip.actions), bool)
+    actions[2:11] = np.column_stack([speeds, np.zeros(9)])  # the first led to where it is decided
+    made = replace(one, clip=replace(one.clip, actions=actions, actions_valid=known))
+    driven = course_driven(made, 3, 8)
+    assert driven is not None and driven[0] == course
+    told = {tuple(ids[:3]) for seed in range(30) for ids, _ in rows_of(made, 3, 8, 0, 0, np.random.default_rng(seed))
+            if ids[0] == special("<decision>")}
+    assert tuple(decision_ids(*driven)) in told
+    soon_unknown = replace(made, clip=replace(made.clip, actions_valid=np.arange(len(known)) < 4))
+    assert course_driven(soon_unknown, 3, 8) is None
 
 
 def test_what_is_not_known_is_not_learned(log: Log) -> None:

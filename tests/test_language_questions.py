@@ -45,6 +45,14 @@ def test_the_same_seed_gives_the_same_questions_and_another_seed_others(log: Log
     assert {q.kind for q in first} == set(KINDS)
 
 
+def test_each_log_is_asked_in_its_own_words(log: Log) -> None:
+    """With the log left out of the draw, all drives would be asked about the same kind, in the same words."""
+    def counted(name: str) -> str:
+        return next(q.question for q in qa_of(replace(log, id=name), AT_S, kinds=("perception",)) if q.name == "count")
+
+    assert counted("one") == counted("one") and len({counted(str(i)) for i in range(30)}) > 8
+
+
 def test_questions_and_answers_fit_into_the_segment(log: Log, facts: Facts) -> None:
     for qa in qa_of(log, AT_S, 1, facts=facts):
         assert len(encode_text(qa.question)) <= MAX_QUESTION_TOKENS, qa.question

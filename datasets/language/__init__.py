@@ -38,9 +38,9 @@ class QA:
 def qa_of(log: Log, at_s: float, seed: int = 0, kinds: Sequence[str] = KINDS, facts: Facts | None = None) -> list[QA]:
     """Every question of the table that can be asked ``at_s`` seconds into a log, once, in one of its paraphrases.
 
-    Which one, and about whom, is drawn from (seed, question, time) alone. What only the town knows (reasons, what would
-    be if) is not asked of other logs. About 0.4 s of a core, and 0.7 s more for a town log that holds no causes. Raises
-    InputError for an unknown kind, or where the log has no pose.
+    Which one, and about whom, is drawn from (seed, question, log, time) alone. What only the town knows (reasons, what
+    would be if) is not asked of other logs. About 0.4 s of a core, and 0.7 s more for a town log that holds no causes.
+    Raises InputError for an unknown kind, or where the log has no pose.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -48,7 +48,7 @@ def qa_of(log: Log, at_s: float, seed: int = 0, kinds: Sequence[str] = KINDS, fa
     facts = facts or Facts(log, log.start_us + int(round(at_s * 1e6)))
     out = []
     for name, template in TEMPLATES.items():
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode()), facts.at_us % 2**31])
+        rng = np.random.default_rng([seed, zlib.crc32(f"{log.id} {name}".encode()), facts.at_us % 2**31])
         phrase = str(rng.choice(template.questions))
         found = template.find(facts, rng) if template.kind in kinds else None
         if found is not None:

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drive_wm.datasets.shards import Sample
+from drive_wm.decisions import OUTLOOK_S, course_of
 from drive_wm.encoders.text import QUESTIONS, decode_text, encode_text
 from drive_wm.encoders.words import SIDES, agent_words
-from drive_wm.types import Clip, InputError
+from drive_wm.geometry import integrate_actions
+from drive_wm.types import Clip, InputError, Trajectory
 from drive_wm.world.inputs import route_vector
 from drive_wm.world.model import Seen, Segment, WorldModel
 from drive_wm.world.reasons import (
@@ -34,8 +36,10 @@ from drive_wm.world.reasons import (
 from drive_wm.world.vocabulary import RANGES, special
 
 BEHIND_A_PLAN = 0.3  # share of the questions
-BESIDE_THE_POINT = 0.15  # share of the questions that follow a sentence on another scene
+BESIDE_THE_POINT = 0.25  # share of the questions that follow a sentence on another scene
 ROWS = 24  # segments of one batch: sorted by length before, so that little is padded
+
+HINDSIGHT = 0.5  # share of the instructions that are what the drive to come looks like, not what its driver meant
 
 Row = tuple[list[int], list[bool]]  # ids, and where the next one is learned
 
@@ -75,7 +79,10 @@ def rows_of(sample: Sample, now: int, plan_steps: int, questions: int, drills: i
         decision = decision_ids(reason.longitudinal, reason.lateral)
         row = told(str(rng.choice(why)), answer_ids(reason, visible) if asked else decision)
         yield row
-        yield from (joined(plan, row), joined((decision, [False] * 3), plan)) if known else ()
+        if known:
+            yield joined(plan, row)
+            obeyed = rng.random() < HINDSIGHT and course_driven(sample, now, plan_steps)
+            yield joined((decision_ids(*obeyed) if obeyed else decision, [False] * 3), plan)
     others = [t for t in asked if reason is None or t.text != reason.text]
     for k in rng.permutation(len(others))[:questions]:
         text = others[k]
@@ -115,11 +122,30 @@ def drilled(clip: Clip, now: int, count: int, rng: np.random.Generator) -> list[
     return [out[i] for i in rng.permutation(len(out))[:count]]
 
 
+def course_driven(sample: Sample, now: int, plan_steps: int) -> tuple[str, str] | None:
+    """What the drive to come looks like (``decisions.course_of``); None where it is known for less than a second.
+
+    A driver that says "proceed" may yet stop within the plan. Who is told "stop" must: these are the instructions that
+    the actions behind them carry out (hindsight relabelling, Andrychowicz et al. 2017).
+    """
+    clip = sample.clip
+    actions = clip.actions[now:now + known_steps(sample, now, plan_steps)]
+    if len(actions) < OUTLOOK_S * clip.rate_hz or not now:
+        return None
+    times = np.arange(1, len(actions) + 1) / clip.rate_hz
+    driven = Trajectory(times, integrate_actions(np.zeros(3), actions, 1 / clip.rate_hz))
+    return course_of(actions, driven, float(clip.actions[now - 1, 0]), sample.route[now])
+
+
+def known_steps(sample: Sample, now: int, plan_steps: int) -> int:
+    """Actions from ``now`` on, up to the first that is not known."""
+    valid = sample.clip.actions_valid[now:now + plan_steps]
+    return int(np.argmin(valid)) if not valid.all() else len(valid)
+
+
 def plan_row(sample: Sample, now: int, plan_steps: int) -> Row:
     """<plan> and the actions to come, up to the first that is not known."""
-    valid = sample.clip.actions_valid[now:now + plan_steps]
-    known = int(np.argmin(valid)) if not valid.all() else len(valid)
-    ids = plan_ids(sample.clip.actions[now:now + known])
+    ids = plan_ids(sample.clip.actions[now:now + known_steps(sample, now, plan_steps)])
     return ids, [*([True] * (len(ids) - 1)), False]
 
 
