@@ -17,12 +17,13 @@ from drive_wm import __version__
 from drive_wm.cli import evaluate, use
 from drive_wm.cli.data import data
 from drive_wm.cli.options import Option, group
-from drive_wm.cli.train import scaling, train
+from drive_wm.cli.train import ablation, scaling, train
 
 app = group("A driving world model that one can train, question, steer and drive in.")
 app.add_typer(data, name="data")
 app.add_typer(train, name="train")
 app.command("scaling")(scaling)
+app.command("ablation")(ablation)
 app.command("generate")(use.generate)
 app.command("plan")(use.plan)
 app.command("explain")(use.explain)

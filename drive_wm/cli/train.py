@@ -1,4 +1,5 @@
-"""`drive-wm train`: the tokenizer, the world model, and the small networks beside them; `drive-wm scaling`."""
+"""`drive-wm train`: the tokenizer, the world model, and the small networks beside them; `drive-wm scaling`
+and `ablation`."""
 
 from __future__ import annotations
 
@@ -89,6 +90,31 @@ def scaling(
     do("scaling", out, overwrite, "drive_wm.use.scaling:scaling", sources=source, validation=validation, seed=seed,
         checkpoint=checkpoint, sizes=size or SIZES, steps=steps, windows=windows, run=name,
         overrides=parse_overrides(set_), workers=worker_count(workers), resume=resume)
+
+
+def ablation(
+        source: MixOption = [], out: OutOption = None, seed: SeedOption = 0, overwrite: OverwriteOption = False,
+        checkpoint: Annotated[str, Option("--from", metavar="CHECKPOINT", help="Whose tokenizer is used.")] = "tiny",
+        validation: Annotated[list[str], Option("--validation", metavar="KIND:PATH", help="Held-out drives; eight of "
+                                                "the town's by default.")] = [],
+        change: Annotated[list[str], Option("--change", metavar="'NAME: KEY=VALUE, ...'", help="Repeatable; the "
+                                            "design's own choices by default.")] = [],
+        size: Annotated[str, Option("--size", metavar="WIDTHxLAYERS", help="The run's by default.")] = "",
+        steps: Annotated[int, Option("--steps", metavar="N", min=1, help="Of every training.")] = 300,
+        windows: Annotated[int, Option("--windows", metavar="N", min=1, help="Held-out ones, at most.")] = 64,
+        starts: Annotated[int, Option("--starts", metavar="N", min=1, help="Of rollouts, on held-out drives.")] = 8,
+        starts_of: Annotated[str, Option("--starts-of", metavar="KIND:PATH", help="Where those drives come from.")] =
+        "town:100010-100049",
+        name: Annotated[str, Option("--run", metavar="NAME", help="A run of configs/runs.py.")] = "tiny_world",
+        set_: SetOption = [], workers: WorkersOption = 1, resume: ResumeOption = False) -> None:
+    """Train the world model as it is and with one change at a time, and say what each is worth."""
+    from drive_wm.config import parse_overrides
+    from drive_wm.datasets.parallel import worker_count
+
+    resumable(out, resume)
+    do("ablation", out, overwrite, "drive_wm.use.ablation:ablation", sources=source, validation=validation, seed=seed,
+        checkpoint=checkpoint, changes=change, size=size, steps=steps, windows=windows, starts=starts,
+        starts_of=starts_of, run=name, overrides=parse_overrides(set_), workers=worker_count(workers), resume=resume)
 
 
 def _train(part: str, name: str, out: Path | None, pairs: list[str], **options: Any) -> None:

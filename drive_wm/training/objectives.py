@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from drive_wm.encoders.agents import motion_tokens
 from drive_wm.world.model import Steps, WorldModel
@@ -24,6 +24,7 @@ class ObjectiveConfig:
     drop_agents: float = 0.1
     drop_carried: float = 0.1
     agent_weight: float = 0.1
+    latent_weight: float = 0.5  # where the model has a head for it (model.latent)
 
 
 def mask_steps(steps: Steps, config: ObjectiveConfig, codes: int) -> Tensor:
@@ -107,6 +108,19 @@ def frame_loss(model: WorldModel, hidden: Tensor, digits: Tensor, masked: Tensor
     losses = torch.stack([F.cross_entropy(one.float(), target[:, i], reduction="none")
                           for i, one in enumerate(logits)], -1)
     return (losses * weight).sum() / weight.sum().clamp_min(1)
+
+
+def latent_loss(head: nn.Module, hidden: Tensor, teacher: Tensor, masked: Tensor) -> Tensor:
+    """How far the hidden states that ``head`` foresees at masked positions are from those of who sees the frame.
+
+    hidden (..., P, d) of the model that guesses; teacher (..., P, d) of the running mean of its weights, which read the
+    same steps with nothing masked or replaced; masked (..., P, K). Smooth L1 between states of zero mean and unit
+    variance each, as data2vec (Baevski et al., 2022) and I-JEPA (Assran et al., 2023) have it; the teacher's is a
+    constant. Nothing collapses, since the same states must say the tokens too.
+    """
+    rows = masked.any(-1)
+    wanted = F.layer_norm(teacher[rows].float(), teacher.shape[-1:]).detach()
+    return F.smooth_l1_loss(head(hidden[rows]).float(), wanted)
 
 
 def agent_loss(model: WorldModel, hidden: Tensor, steps: Steps) -> Tensor:

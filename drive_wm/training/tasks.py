@@ -21,6 +21,7 @@ from drive_wm.training.objectives import (
     drop_caption,
     drop_conditions,
     frame_loss,
+    latent_loss,
     mask_steps,
 )
 from drive_wm.training.optimizer import OptimizerConfig, make_optimizer, schedule
@@ -188,10 +189,18 @@ class WorldTask(Task[WorldModel]):
         noisy = replace(noisy, noise=noisy.noise * ~some)
         inputs = replace(noisy, masked=masked, digits=torch.where(some[:, :, None, None], steps.digits, noisy.digits))
         hidden, _ = network(caption, inputs)
-        frames = frame_loss(network, network.frame_hidden(hidden), steps.digits, masked & steps.seen[..., None])
+        asked = masked & steps.seen[..., None]
+        frames = frame_loss(network, network.frame_hidden(hidden), steps.digits, asked)
         agents = agent_loss(network, hidden, steps)
         self.metrics = {"frame_nats": float(frames.detach()), "agent_nats": float(agents.detach())}
-        return frames + objective.agent_weight * agents
+        loss = frames + objective.agent_weight * agents
+        if network.latent_head is None:
+            return loss
+        with torch.no_grad():
+            teacher, _ = self.ema.read(caption, steps)
+        latent = latent_loss(network.latent_head, network.frame_hidden(hidden), self.ema.frame_hidden(teacher), asked)
+        self.metrics["latent"] = float(latent.detach())
+        return loss + objective.latent_weight * latent
 
     def _learn_tasks(self, batch: list[Sample], steps: Steps, caption: Tensor) -> Tensor:
         now = self.run.context - 1

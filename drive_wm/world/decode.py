@@ -269,7 +269,6 @@ def _gumbel(shape: torch.Size, generator: torch.Generator, device: torch.device)
 
 # --- task segments ------------------------------------------------------------------------------------------------
 
-ANOTHER_CAUSE = 0.5  # probability of a further cause from which one is stated
 Grammar = Callable[[list[int]], Tensor]  # ids emitted so far -> (TABLE_SIZE,) bool of those that may follow
 
 
@@ -321,15 +320,13 @@ def _write(model: WorldModel, stream: Stream, openings: list[list[int]], route: 
 
 
 def _listed(logits: Tensor) -> Tensor:
-    """(B, TABLE_SIZE) without the end of a list where it is likely enough to go on: the likeliest id alone would end a
-    list as soon as it is unsure which of many comes next. Things that words are about: where all ways to go on are
-    together likelier than the end. Causes: from ANOTHER_CAUSE on."""
+    """(B, TABLE_SIZE) without the end of a list where all ways to go on with it are together likelier: the likeliest id
+    alone would end a list as soon as it is unsure which of many comes next."""
     text = special("<text>")
     others = logits.clone()
     others[:, text] = -math.inf
-    causes = RANGES["cause"]
-    others[:, causes.start:causes.stop] += math.log(1 / ANOTHER_CAUSE - 1)
-    logits[:, text] = torch.where(others.logsumexp(-1) > logits[:, text], -math.inf, logits[:, text])
+    on = others.logsumexp(-1)
+    logits[:, text] = torch.where(on > logits[:, text], -math.inf, logits[:, text])
     return logits
 
 

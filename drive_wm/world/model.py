@@ -37,6 +37,7 @@ class WorldConfig:
     layout_channels: int = 48
     plan_steps: int = 8
     expert: TransformerConfig | None = None  # of plans and words; None: as large as the world model's
+    latent: bool = False  # learn to foresee hidden states as well, see training.objectives.latent_loss
 
 
 @dataclass
@@ -146,6 +147,7 @@ class WorldModel(nn.Module):
         self.transformer = Transformer(config.transformer)
         self.frame_head = nn.Linear(d, sum(fsq.all_levels))
         self.motion_head = nn.Linear(d, agent_codec.ACCEL_BINS + agent_codec.TURN_BINS)
+        self.latent_head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d)) if config.latent else None
         self.expert = TaskExpert(config.expert or config.transformer, config.transformer)
         for parameter in (self.table.weight, self.code.weight, self.mask_code, self.unseen, self.no_agent,
                           self.no_layout):
