@@ -28,15 +28,16 @@ CHANGES = ("latent prediction: model.latent=true", "AdamW for all: optimizer.muo
            "agents not learned: objective.agent_weight=0", "layout never dropped: objective.drop_layout=0")
 SECONDS = (1.0, 3.0)
 NOTE = ("loss: cross-entropy in nats a digit of masked frame tokens on held-out windows, the same windows and masks "
-        "for all. PSNR in dB of futures under the log's actions, mean over starts, without a picture decoder; modes know "
-        "different things and must not be compared. One seed each: what lies within twice the standard error, or "
+        "for all. PSNR in dB of futures under the log's actions, mean over starts, without a picture decoder; modes "
+        "know different things and must not be compared. One seed each: what lies within twice the standard error, or "
         "whose interval holds 0, is no difference.")
 
 
 def ablation(out: Path, sources: Sequence[str] = (), validation: Sequence[str] = (),
-             starts_of: str = "town:100010-100049", checkpoint: str = "tiny", changes: Sequence[str] = (), size: str = "", steps: int = 300, windows: int = 64,
-             starts: int = 8, seed: int = 0, run: str = "tiny_world", overrides: Mapping[str, str] | None = None,
-             workers: int = 1, resume: bool = False) -> dict[str, Any]:
+             starts_of: str = "town:100010-100049", checkpoint: str = "tiny", changes: Sequence[str] = (),
+             size: str = "", steps: int = 300, windows: int = 64, starts: int = 8, seed: int = 0,
+             run: str = "tiny_world", overrides: Mapping[str, str] | None = None, workers: int = 1,
+             resume: bool = False) -> dict[str, Any]:
     """Trains the run as it is and with each change, measures all on the same held-out windows and starts.
 
     changes: "NAME: key=value, key=value" each. size: WIDTHxLAYERS; empty takes the run's. starts: of ``starts_of``,
