@@ -176,7 +176,7 @@ def explain(source: str, out: Path, seed: int = 0, checkpoint: str = "tiny", log
         report.write_report(run, "An explanation", sections, drive.id)
         run.finish({"log": drive.id, "question": made.question, "decision": f"{made.longitudinal}, {made.lateral}",
                     "causes": [report.say_cause(c) for c in made.causes], "text": made.text,
-                    "about": list(made.about)})
+                    **({"about": list(made.about)} if made.about else {})})
     return made
 
 
